@@ -1,0 +1,1 @@
+//! The control plane: source, store, compile, push, the CA service, status.

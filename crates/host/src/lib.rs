@@ -1,0 +1,1 @@
+//! Makes an ordinary process a workload: namespace, capture, DNS, supervision.

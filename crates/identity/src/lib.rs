@@ -1,0 +1,1 @@
+//! SPIFFE names, keys, the CA and its rotation, rustls configurations.

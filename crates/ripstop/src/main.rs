@@ -1,0 +1,2 @@
+//! The one binary: a file per subcommand.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One record per request; every label, log field and span attribute derives from it.

@@ -1,0 +1,1 @@
+//! Parts that tests share: upstreams that record bytes, real programs, leftovers.

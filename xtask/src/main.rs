@@ -1,0 +1,2 @@
+//! What is done twice: tidy, bench, gen, release.
+fn main() {}
