@@ -1,1 +1,7 @@
-//! What the mesh is told, what a proxy runs, and the pure semantics of both.
+//! What the mesh is told (*Intent*), what a proxy runs (*Snapshot*), and the pure semantics of both.
+//!
+//! Nothing here awaits, logs, opens a socket, reads a clock or the environment, or names a protobuf type.
+
+pub mod protocol;
+pub mod seam;
+pub mod spiffe;
