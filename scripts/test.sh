@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# `make test`: every check, all of them even when one fails, then one line for each and a non-zero end if any failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+
+scripts/prerequisites.sh test || exit 1
+export PATH=$PWD/.venv/bin:$PATH
+
+names=() results=() failed=0
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  say "$name: $*"
+  if "$@"; then
+    results+=("ok      $((SECONDS - start)) s")
+  else
+    results+=("FAILED  $((SECONDS - start)) s")
+    failed=1
+  fi
+  names+=("$name")
+}
+
+step format cargo fmt --all --check
+step tidy cargo xtask tidy
+step licences cargo deny check licenses bans sources
+step lint cargo clippy --workspace --all-targets --quiet -- -D warnings
+step tests cargo test --workspace --no-fail-fast
+[ "${1:-}" != long ] || step long cargo test --package ripstop --no-fail-fast --features long
+
+printf '\n'
+for i in "${!names[@]}"; do printf '%-10s %s\n' "${names[$i]}" "${results[$i]}"; done
+if [ $failed -ne 0 ]; then
+  printf 'make test: FAILED\n'
+  exit 1
+fi
+printf 'make test: ok\n'
