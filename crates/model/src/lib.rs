@@ -3,5 +3,8 @@
 //! Nothing here awaits, logs, opens a socket, reads a clock or the environment, or names a protobuf type.
 
 pub mod protocol;
+pub mod reason;
+pub mod request;
 pub mod seam;
+pub mod snapshot;
 pub mod spiffe;

@@ -1,0 +1,277 @@
+//! String, header and query matchers with Envoy's semantics (`type.matcher.v3`), regexes linear in time and full-match.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use regex::{Regex, RegexBuilder};
+
+use crate::request::RequestView;
+
+/// A compiled regex that must match the whole value; equal when the sources are.
+#[derive(Clone)]
+pub struct Pattern {
+    source: String,
+    full: Regex,
+}
+
+impl Pattern {
+    /// Largest compiled size in bytes: a pattern from configuration cannot take more memory than this.
+    pub const SIZE_LIMIT: usize = 1 << 20;
+
+    pub fn new(source: &str) -> Result<Pattern, regex::Error> {
+        let full = RegexBuilder::new(&format!("^(?:{source})$"))
+            .size_limit(Self::SIZE_LIMIT)
+            .build()?;
+        Ok(Pattern {
+            source: source.to_owned(),
+            full,
+        })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.source
+    }
+
+    pub fn is_match(&self, value: &str) -> bool {
+        self.full.is_match(value)
+    }
+
+    /// Replaces every match inside `value`; `\1` in `substitution` is a capture (Envoy's `RegexMatchAndSubstitute`).
+    pub fn substitute(&self, value: &str, substitution: &str) -> String {
+        // The source compiled once as a full match, so compiling it bare cannot fail for another reason than size.
+        match RegexBuilder::new(&self.source)
+            .size_limit(Self::SIZE_LIMIT)
+            .build()
+        {
+            Ok(search) => search
+                .replace_all(value, to_dollar(substitution).as_str())
+                .into_owned(),
+            Err(_) => value.to_owned(),
+        }
+    }
+}
+
+/// `\1` → `${1}`, `\\` → `\`, `$` → `$$`.
+fn to_dollar(substitution: &str) -> String {
+    let mut out = String::with_capacity(substitution.len() + 8);
+    let mut chars = substitution.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(d) if d.is_ascii_digit() => {
+                    out.push_str("${");
+                    out.push(d);
+                    out.push('}');
+                }
+                Some(other) => out.push(other),
+                None => out.push('\\'),
+            },
+            '$' => out.push_str("$$"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/", self.source)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StringMatch {
+    /// `ignore_case` folds ASCII only, as Envoy does.
+    Exact {
+        value: String,
+        ignore_case: bool,
+    },
+    Prefix {
+        value: String,
+        ignore_case: bool,
+    },
+    Suffix {
+        value: String,
+        ignore_case: bool,
+    },
+    Contains {
+        value: String,
+        ignore_case: bool,
+    },
+    Regex(Pattern),
+}
+
+impl StringMatch {
+    pub fn exact(value: impl Into<String>) -> StringMatch {
+        StringMatch::Exact {
+            value: value.into(),
+            ignore_case: false,
+        }
+    }
+
+    pub fn prefix(value: impl Into<String>) -> StringMatch {
+        StringMatch::Prefix {
+            value: value.into(),
+            ignore_case: false,
+        }
+    }
+
+    pub fn suffix(value: impl Into<String>) -> StringMatch {
+        StringMatch::Suffix {
+            value: value.into(),
+            ignore_case: false,
+        }
+    }
+
+    pub fn matches(&self, candidate: &str) -> bool {
+        let c = candidate.as_bytes();
+        match self {
+            StringMatch::Exact { value, ignore_case } => same(c, value.as_bytes(), *ignore_case),
+            StringMatch::Prefix { value, ignore_case } => c
+                .get(..value.len())
+                .is_some_and(|head| same(head, value.as_bytes(), *ignore_case)),
+            StringMatch::Suffix { value, ignore_case } => c
+                .len()
+                .checked_sub(value.len())
+                .and_then(|at| c.get(at..))
+                .is_some_and(|tail| same(tail, value.as_bytes(), *ignore_case)),
+            StringMatch::Contains {
+                value,
+                ignore_case: false,
+            } => candidate.contains(value.as_str()),
+            StringMatch::Contains {
+                value,
+                ignore_case: true,
+            } => candidate
+                .to_ascii_lowercase()
+                .contains(&value.to_ascii_lowercase()),
+            StringMatch::Regex(pattern) => pattern.is_match(candidate),
+        }
+    }
+}
+
+fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
+    if ignore_case {
+        a.eq_ignore_ascii_case(b)
+    } else {
+        a == b
+    }
+}
+
+/// `config.route.v3.HeaderMatcher`. `name` is lower case and may be a pseudo header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderMatch {
+    pub name: String,
+    pub test: HeaderTest,
+    pub invert: bool,
+    pub missing_as_empty: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderTest {
+    Present(bool),
+    String(StringMatch),
+    /// Half-open, on a base-10 integer.
+    Range {
+        start: i64,
+        end: i64,
+    },
+}
+
+impl HeaderMatch {
+    pub fn matches<R: RequestView + ?Sized>(&self, request: &R) -> bool {
+        self.matches_value(request.field(&self.name))
+    }
+
+    /// The same on a value already looked up, for response headers.
+    pub fn matches_value(&self, value: Option<Cow<'_, str>>) -> bool {
+        let value = match value {
+            None if self.missing_as_empty => Some(Cow::Borrowed("")),
+            other => other,
+        };
+        let hit = match (&self.test, value) {
+            (HeaderTest::Present(want), value) => value.is_some() == *want,
+            // An absent header never matches a value test, and inverting does not change that (Envoy's rule).
+            (_, None) => return false,
+            (HeaderTest::String(test), Some(value)) => test.matches(&value),
+            (HeaderTest::Range { start, end }, Some(value)) => value
+                .parse::<i64>()
+                .is_ok_and(|n| (*start..*end).contains(&n)),
+        };
+        hit != self.invert
+    }
+}
+
+/// `config.route.v3.QueryParameterMatcher`, on the first value of the parameter, not percent-decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryMatch {
+    pub name: String,
+    /// `None`: present.
+    pub value: Option<StringMatch>,
+}
+
+impl QueryMatch {
+    pub fn matches(&self, query: Option<&str>) -> bool {
+        let found = query
+            .unwrap_or_default()
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find(|(name, _)| *name == self.name);
+        match (found, &self.value) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some((_, value)), Some(test)) => test.matches(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_headers_never_match_values_even_inverted() {
+        let m = |invert, missing_as_empty| HeaderMatch {
+            name: "x".into(),
+            test: HeaderTest::String(StringMatch::exact("a")),
+            invert,
+            missing_as_empty,
+        };
+        assert!(!m(false, false).matches_value(None));
+        assert!(!m(true, false).matches_value(None));
+        assert!(m(true, true).matches_value(None));
+        assert!(m(true, false).matches_value(Some("b".into())));
+    }
+
+    #[test]
+    fn regexes_match_whole_values() {
+        let p = Pattern::new("a|b").unwrap();
+        assert!(p.is_match("a") && p.is_match("b") && !p.is_match("ab"));
+        assert_eq!(
+            Pattern::new("^/api/(.*)$")
+                .unwrap()
+                .substitute("/api/x", "/v1/\\1$"),
+            "/v1/x$"
+        );
+    }
+
+    #[test]
+    fn queries() {
+        let q = |name: &str, value: Option<StringMatch>| QueryMatch {
+            name: name.into(),
+            value,
+        };
+        assert!(q("a", None).matches(Some("b=1&a")));
+        assert!(!q("a", None).matches(None));
+        assert!(q("a", Some(StringMatch::exact("1"))).matches(Some("a=1&a=2")));
+        assert!(!q("a", Some(StringMatch::exact("2"))).matches(Some("a=1&a=2")));
+    }
+}
