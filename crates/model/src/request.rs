@@ -30,3 +30,77 @@ pub trait RequestView {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A request in a test.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct Fixture {
+        pub(crate) method: String,
+        pub(crate) path: String,
+        pub(crate) query: Option<String>,
+        pub(crate) authority: String,
+        pub(crate) headers: Vec<(String, String)>,
+    }
+
+    impl Fixture {
+        pub(crate) fn get(authority: &str, target: &str) -> Fixture {
+            let (path, query) = target
+                .split_once('?')
+                .map_or((target, None), |(p, q)| (p, Some(q.to_owned())));
+            Fixture {
+                method: "GET".into(),
+                path: path.into(),
+                query,
+                authority: authority.into(),
+                headers: Vec::new(),
+            }
+        }
+
+        pub(crate) fn with(mut self, name: &str, value: &str) -> Fixture {
+            self.headers.push((name.to_owned(), value.to_owned()));
+            self
+        }
+    }
+
+    impl RequestView for Fixture {
+        fn method(&self) -> &str {
+            &self.method
+        }
+        fn path(&self) -> &str {
+            &self.path
+        }
+        fn query(&self) -> Option<&str> {
+            self.query.as_deref()
+        }
+        fn authority(&self) -> &str {
+            &self.authority
+        }
+        fn scheme(&self) -> &str {
+            "http"
+        }
+        fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+            let values: Vec<&str> = self
+                .headers
+                .iter()
+                .filter(|(n, _)| n == name)
+                .map(|(_, v)| v.as_str())
+                .collect();
+            match values.as_slice() {
+                [] => None,
+                [one] => Some(Cow::Borrowed(one)),
+                many => Some(Cow::Owned(many.join(","))),
+            }
+        }
+    }
+
+    #[test]
+    fn pseudo_headers() {
+        let request = Fixture::get("h", "/p?q=1").with("a", "1").with("a", "2");
+        assert_eq!(request.field(":path").unwrap(), "/p?q=1");
+        assert_eq!(request.field("a").unwrap(), "1,2");
+        assert_eq!(request.field("b"), None);
+    }
+}

@@ -1,4 +1,4 @@
-//! Authorization rules (`config.rbac.v3.RBAC`); deciding is `crate::authz`.
+//! Authorization rules (`config.rbac.v3.RBAC`); deciding is [`crate::authz::Judge`].
 
 use ipnet::IpNet;
 

@@ -1,4 +1,4 @@
-//! Virtual hosts and routes (`config.route.v3`); choosing among them is `crate::route::select`.
+//! Virtual hosts and routes (`config.route.v3`); choosing among them is [`crate::route::Table::select`].
 
 use std::sync::Arc;
 use std::time::Duration;
