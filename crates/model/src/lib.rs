@@ -3,6 +3,7 @@
 //! Nothing here awaits, logs, opens a socket, reads a clock or the environment, or names a protobuf type.
 
 pub mod authz;
+pub mod defaults;
 pub mod hash;
 pub mod protocol;
 pub mod reason;

@@ -74,8 +74,8 @@ impl Fraction {
     pub const ALWAYS: Fraction = Fraction(1_000_000);
 
     /// Clamped to one million.
-    pub fn millionths(n: u32) -> Fraction {
-        Fraction(n.min(1_000_000))
+    pub const fn millionths(n: u32) -> Fraction {
+        Fraction(if n < 1_000_000 { n } else { 1_000_000 })
     }
 
     /// From 0..=100; NaN and negatives are never.

@@ -23,6 +23,7 @@ fn policy(name: &str, permissions: Vec<Rule>, principals: Vec<Rule>) -> Policy {
 
 fn filter(action: Action, policies: Vec<Policy>) -> Arc<AuthzFilter> {
     Arc::new(AuthzFilter {
+        name: "rbac".into(),
         action,
         policies,
         dry_run: false,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::authz::AuthzFilter;
 use super::fault::Fault;
-use super::retry::RetryPolicy;
 use super::route::{Cors, RouteConfig};
 use super::{Fraction, Name};
 
@@ -239,7 +238,13 @@ pub enum Compare {
 pub struct PerFilter {
     pub fault: Option<Arc<Fault>>,
     pub cors: Option<Arc<Cors>>,
-    /// Replaces the RBAC filter's rules; an empty list turns it off.
-    pub authz: Option<Vec<Arc<AuthzFilter>>>,
-    pub retry: Option<Arc<RetryPolicy>>,
+    /// In the order of the filters' names.
+    pub authz: Vec<AuthzOverride>,
+}
+
+/// Takes the place of the RBAC filters of that name; `None` turns them off.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuthzOverride {
+    pub filter: Name,
+    pub rules: Option<Arc<AuthzFilter>>,
 }

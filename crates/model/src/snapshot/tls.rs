@@ -1,5 +1,6 @@
 //! TLS contexts of listeners and clusters (`extensions.transport_sockets.tls.v3`).
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::Name;
@@ -86,9 +87,43 @@ pub struct UpstreamTls {
     pub certificate: Option<Certificate>,
     pub validation: Validation,
     pub sni: Option<String>,
-    /// Take the SNI from the request's authority (`auto_host_sni`, `auto_sni`).
-    pub auto_sni: bool,
+    pub auto_sni: AutoSni,
     pub alpn: Vec<String>,
     pub min_version: TlsVersion,
     pub max_version: TlsVersion,
+}
+
+/// Where the SNI comes from when not from [`UpstreamTls::sni`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AutoSni {
+    #[default]
+    No,
+    /// The request's authority (`UpstreamHttpProtocolOptions.auto_sni`: the same for every transport of a cluster).
+    Authority,
+    /// The endpoint's hostname (`UpstreamTlsContext.auto_host_sni`).
+    EndpointHost,
+}
+
+/// A named piece of TLS configuration (`Secret`): static in a bootstrap, or served by SDS.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    pub name: Name,
+    pub body: SecretBody,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum SecretBody {
+    Certificate { chain: Pem, key: Pem },
+    Validation(Validation),
+}
+
+/// Keys are never printed.
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.body {
+            SecretBody::Certificate { .. } => "certificate",
+            SecretBody::Validation(_) => "validation",
+        };
+        write!(f, "Secret({}, {kind})", self.name)
+    }
 }
