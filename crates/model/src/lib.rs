@@ -2,14 +2,20 @@
 //!
 //! Nothing here awaits, logs, opens a socket, reads a clock or the environment, or names a protobuf type.
 
+pub mod analyze;
 pub mod authz;
 pub mod defaults;
+pub mod diagnostic;
 pub mod hash;
+pub mod intent;
 pub mod protocol;
 pub mod reason;
 pub mod request;
 pub mod route;
+pub mod schema;
 pub mod seam;
 pub mod snapshot;
 pub mod spiffe;
 pub mod split;
+pub mod validate;
+pub mod yaml;
