@@ -11,6 +11,7 @@ pub mod header;
 pub mod http;
 pub mod listener;
 pub mod matching;
+pub mod references;
 pub mod retry;
 pub mod route;
 pub mod tls;
