@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use ripstop_model::snapshot::tls::SanMatch;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConnection, ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
@@ -28,7 +29,7 @@ use crate::alpn;
 use crate::bundle::{Roots, Trust};
 use crate::key::Certified;
 use crate::peer::Peer;
-use crate::verify::{Demand, Rejection, San, Side};
+use crate::verify::{Demand, Rejection, Side};
 use session::{ClientSessions, Epochs, ServerSessions};
 
 /// aws-lc-rs with X25519MLKEM768 as the preferred key exchange.
@@ -194,7 +195,11 @@ pub struct ClientOptions {
 
 impl ClientOptions {
     /// Mesh mTLS toward a service whose workloads run as one of `identities` (empty: any of the trusted domains).
-    pub fn mesh(certificate: Arc<Slot>, trust: Arc<Trust>, identities: Vec<San>) -> ClientOptions {
+    pub fn mesh(
+        certificate: Arc<Slot>,
+        trust: Arc<Trust>,
+        identities: Vec<SanMatch>,
+    ) -> ClientOptions {
         ClientOptions {
             certificate: Some(certificate),
             demand: Demand::Mesh { trust, identities },

@@ -7,6 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::matching::StringMatch;
+use ripstop_model::snapshot::tls::{SanKind, SanMatch, Validation};
 use ripstop_model::spiffe::Spiffe;
 use rustls_pki_types::{
     CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
@@ -111,6 +116,11 @@ impl Rejection {
         }
     }
 
+    /// What a request fails with whose upstream was rejected.
+    pub fn reason(&self) -> Reason {
+        Reason::TlsUntrusted
+    }
+
     /// The rejection inside a failed handshake, if it was this side that refused.
     pub fn of(error: &rustls::Error) -> Option<Rejection> {
         match error {
@@ -147,67 +157,34 @@ impl From<Rejection> for rustls::Error {
     }
 }
 
-/// Which SANs a matcher looks at (Envoy's `SubjectAltNameMatcher.san_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SanKind {
-    Any,
-    Uri,
-    Dns,
-    Ip,
-    Email,
-}
-
-/// One acceptable name of the peer.
-#[derive(Clone)]
-pub struct San {
-    pub kind: SanKind,
-    pub value: SanValue,
-}
-
-#[derive(Clone)]
-pub enum SanValue {
-    Exact(String),
-    /// Any other matcher (prefix, suffix, regex …).
-    Test(Arc<dyn Fn(&str) -> bool + Send + Sync>),
-}
-
-impl San {
-    pub fn uri(value: impl Into<String>) -> San {
-        San {
-            kind: SanKind::Uri,
-            value: SanValue::Exact(value.into()),
-        }
-    }
-
-    pub fn identity(id: &Spiffe) -> San {
-        San::uri(id.to_string())
-    }
-
-    fn matches(&self, peer: &Peer) -> bool {
-        let is = |kind| self.kind == SanKind::Any || self.kind == kind;
-        let test = |candidate: &str| match &self.value {
-            SanValue::Exact(value) => value == candidate,
-            SanValue::Test(test) => test(candidate),
-        };
-        // DNS names are compared without case and exact ones honour a wildcard SAN, as Envoy does.
-        let dns = |candidate: &String| match &self.value {
-            SanValue::Exact(value) => dns_covers(candidate, value),
-            SanValue::Test(test) => test(&candidate.to_ascii_lowercase()),
-        };
-        (is(SanKind::Uri) && peer.uri_sans().iter().any(|s| test(s)))
-            || (is(SanKind::Dns) && peer.dns_sans().iter().any(dns))
-            || (is(SanKind::Ip) && peer.ip_sans().iter().any(|ip| test(&ip.to_string())))
-            || (is(SanKind::Email) && peer.email_sans().iter().any(|s| test(s)))
+/// A matcher for exactly this URI SAN.
+pub fn uri(value: impl Into<String>) -> SanMatch {
+    SanMatch {
+        kind: SanKind::Uri,
+        value: StringMatch::exact(value),
     }
 }
 
-impl fmt::Debug for San {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            SanValue::Exact(value) => write!(f, "{:?}={value}", self.kind),
-            SanValue::Test(_) => write!(f, "{:?}=<matcher>", self.kind),
-        }
-    }
+/// A matcher for exactly this identity.
+pub fn exactly(id: &Spiffe) -> SanMatch {
+    uri(id.to_string())
+}
+
+fn san_matches(san: &SanMatch, peer: &Peer) -> bool {
+    let is = |kind| san.kind == SanKind::Any || san.kind == kind;
+    // DNS names are compared without case and exact ones honour a wildcard SAN, as Envoy does.
+    let dns = |candidate: &String| match &san.value {
+        StringMatch::Exact { value, .. } => dns_covers(candidate, value),
+        other => other.matches(&candidate.to_ascii_lowercase()),
+    };
+    (is(SanKind::Uri) && peer.uri_sans().iter().any(|s| san.value.matches(s)))
+        || (is(SanKind::Dns) && peer.dns_sans().iter().any(dns))
+        || (is(SanKind::Ip)
+            && peer
+                .ip_sans()
+                .iter()
+                .any(|ip| san.value.matches(&ip.to_string())))
+        || (is(SanKind::Email) && peer.email_sans().iter().any(|s| san.value.matches(s)))
 }
 
 /// RFC 6125 section 6.4.3: a wildcard is the whole left-most label and covers one label.
@@ -226,7 +203,7 @@ pub enum Demand {
     /// A SPIFFE identity that chains to its trust domain's roots, and is one of `identities` unless those are empty.
     Mesh {
         trust: Arc<Trust>,
-        identities: Vec<San>,
+        identities: Vec<SanMatch>,
     },
     /// A chain to `roots`, and `names`; certificates pinned by SHA-256 of the DER or of the public key, if any are.
     Roots {
@@ -243,7 +220,7 @@ pub enum Names {
     /// The host name that was asked for (SNI).
     ServerName,
     /// Any of these.
-    Any(Vec<San>),
+    Any(Vec<SanMatch>),
     /// The chain is enough (Envoy's default without `match_typed_subject_alt_names`).
     Unchecked,
 }
@@ -256,6 +233,22 @@ pub struct Pins {
 }
 
 impl Pins {
+    /// Envoy takes certificate hashes with or without colons.
+    fn of(context: &Validation) -> Result<Pins, ValidationError> {
+        let mut pins = Pins::default();
+        for text in &context.certificate_hashes {
+            let digest = x509::unhex(&text.replace(':', ""));
+            pins.certificates
+                .push(digest.ok_or_else(|| ValidationError::CertificateHash(text.clone()))?);
+        }
+        for text in &context.spki_hashes {
+            let digest = STANDARD.decode(text).ok().and_then(|d| d.try_into().ok());
+            pins.public_keys
+                .push(digest.ok_or_else(|| ValidationError::SpkiHash(text.clone()))?);
+        }
+        Ok(pins)
+    }
+
     fn accept(&self, peer: &Peer) -> bool {
         (self.certificates.is_empty() && self.public_keys.is_empty())
             || self.certificates.contains(peer.sha256())
@@ -270,7 +263,61 @@ pub enum Side {
     Server,
 }
 
+/// Where the roots of a [`Validation`] were found, by whoever holds the secrets and reads the files.
+#[derive(Debug, Clone)]
+pub enum Anchors {
+    /// The mesh's own bundle (`ROOTCA`).
+    Mesh(Arc<Trust>),
+    Roots(Arc<Roots>),
+    /// The context names no roots.
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValidationError {
+    #[error("`{0}` is not the hexadecimal SHA-256 of a certificate")]
+    CertificateHash(String),
+    #[error("`{0}` is not the base64 SHA-256 of a public key")]
+    SpkiHash(String),
+    #[error(
+        "hashes and subject alternative names need trusted roots (`trusted_ca`) to be checked against"
+    )]
+    NamesWithoutRoots,
+    #[error("certificate hashes cannot be combined with the mesh's trust bundle")]
+    HashesInMesh,
+}
+
 impl Demand {
+    /// What an xDS validation context asks for. Without roots, and without anything else to check, nothing is demanded
+    /// (Envoy's rule); a check that could not be made is an error instead.
+    pub fn of_validation(
+        context: &Validation,
+        anchors: Anchors,
+    ) -> Result<Demand, ValidationError> {
+        let pins = Pins::of(context)?;
+        let pinned = !pins.certificates.is_empty() || !pins.public_keys.is_empty();
+        match anchors {
+            _ if context.accept_untrusted => Ok(Demand::Nothing),
+            Anchors::None if pinned || !context.sans.is_empty() => {
+                Err(ValidationError::NamesWithoutRoots)
+            }
+            Anchors::None => Ok(Demand::Nothing),
+            Anchors::Mesh(_) if pinned => Err(ValidationError::HashesInMesh),
+            Anchors::Mesh(trust) => Ok(Demand::Mesh {
+                trust,
+                identities: context.sans.clone(),
+            }),
+            Anchors::Roots(roots) => {
+                let names = match context.sans.as_slice() {
+                    [] if context.host_name => Names::ServerName,
+                    [] => Names::Unchecked,
+                    sans => Names::Any(sans.to_vec()),
+                };
+                Ok(Demand::Roots { roots, names, pins })
+            }
+        }
+    }
+
     /// Judges a chain, leaf first. `server_name` is what the client asked for, where it is the client that judges.
     pub fn check(
         &self,
@@ -294,7 +341,7 @@ impl Demand {
                     .roots(&id.trust_domain)
                     .ok_or_else(|| Rejection::TrustDomain(id.trust_domain.to_string()))?;
                 verify_chain(leaf, above, roots.anchors(), side, &peer, now)?;
-                if !identities.is_empty() && !identities.iter().any(|s| s.matches(&peer)) {
+                if !identities.is_empty() && !identities.iter().any(|s| san_matches(s, &peer)) {
                     return Err(Rejection::UnexpectedIdentity {
                         got: id.to_string(),
                     });
@@ -322,7 +369,7 @@ fn judge_names(
 ) -> Result<(), Rejection> {
     match names {
         Names::Unchecked => Ok(()),
-        Names::Any(sans) if sans.iter().any(|s| s.matches(peer)) => Ok(()),
+        Names::Any(sans) if sans.iter().any(|s| san_matches(s, peer)) => Ok(()),
         Names::Any(_) => {
             let got = peer
                 .uri_sans()

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
 use ripstop_identity::ca::{Lifetimes, SignRefusal};
 use ripstop_identity::tls::{Client, ClientOptions, Server, ServerOptions, Slot};
-use ripstop_identity::verify::San;
+use ripstop_identity::verify;
 use ripstop_identity::{Authority, Certified, Key, Trust, bundle};
 use ripstop_model::spiffe::Spiffe;
 
@@ -44,7 +44,7 @@ fn issued_certificates_make_a_mesh() {
     let mut options = ClientOptions::mesh(
         client_slot,
         trust.clone(),
-        vec![San::identity(&id("users"))],
+        vec![verify::exactly(&id("users"))],
     );
     options.clock = clock.clone();
     let client = Client::new(options).unwrap();

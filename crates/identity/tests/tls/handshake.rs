@@ -7,8 +7,10 @@ use crate::pki::{self, Clock, Pki, Spec, connect, connect_named, exchange};
 use ripstop_identity::tls::{
     Client, ClientAuth, ClientOptions, Server, ServerOptions, Slot, Versions,
 };
-use ripstop_identity::verify::{Demand, Names, Pins, San, Side};
+use ripstop_identity::verify::{self, Anchors, Demand, Names, Pins, Side, ValidationError};
 use ripstop_identity::{Bundle, Certified, Rejection, Trust, alpn};
+use ripstop_model::snapshot::matching::StringMatch;
+use ripstop_model::snapshot::tls::{Roots, SanKind, SanMatch, Validation};
 use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 
 const ORDERS: &str = "spiffe://cluster.local/ns/default/sa/orders";
@@ -35,7 +37,7 @@ fn pair(pki: &Pki, client: &Spec, server: &Spec) -> Pair {
     let mut options = ClientOptions::mesh(
         client_slot.clone(),
         client_trust.clone(),
-        vec![San::uri(USERS)],
+        vec![verify::uri(USERS)],
     );
     options.clock = clock.clone();
     let client = Client::new(options).unwrap();
@@ -482,9 +484,9 @@ fn outside_servers_are_verified_by_name() {
     );
     connect_named(&client(Names::Unchecked), &server, "www.example.com").unwrap();
     let any = |value: &str| {
-        client(Names::Any(vec![San {
-            kind: ripstop_identity::verify::SanKind::Dns,
-            value: ripstop_identity::verify::SanValue::Exact(value.into()),
+        client(Names::Any(vec![SanMatch {
+            kind: SanKind::Dns,
+            value: StringMatch::exact(value),
         }]))
     };
     connect_named(&any("API.example.com"), &server, "x.test").unwrap();
@@ -514,11 +516,9 @@ fn mutual_tls_from_a_static_bootstrap() {
     let (chain, key) = pki.pem_pair(&Spec::new("spiffe://corp/ns/a/sa/b"));
     let slot = Slot::with(Certified::from_pem(&chain, &key).unwrap());
     let roots = Arc::new(pki.bundle().roots("corp").unwrap().clone());
-    let prefix = San {
-        kind: ripstop_identity::verify::SanKind::Uri,
-        value: ripstop_identity::verify::SanValue::Test(Arc::new(|s: &str| {
-            s.starts_with("spiffe://corp/")
-        })),
+    let prefix = SanMatch {
+        kind: SanKind::Uri,
+        value: StringMatch::prefix("spiffe://corp/"),
     };
     let demand = |pins| Demand::Roots {
         roots: roots.clone(),
@@ -587,4 +587,58 @@ fn every_rejection_has_its_own_token() {
     ];
     let tokens: std::collections::BTreeSet<_> = all.iter().map(Rejection::as_str).collect();
     assert_eq!(tokens.len(), all.len());
+}
+
+#[test]
+fn xds_validation_contexts() {
+    let context = |hashes: &[&str], spki: &[&str], sans: Vec<SanMatch>| Validation {
+        roots: Roots::System,
+        sans,
+        host_name: true,
+        certificate_hashes: hashes.iter().map(|h| (*h).to_owned()).collect(),
+        spki_hashes: spki.iter().map(|h| (*h).to_owned()).collect(),
+        accept_untrusted: false,
+    };
+    let pki = Pki::new("corp");
+    let roots = || Anchors::Roots(Arc::new(pki.bundle().roots("corp").unwrap().clone()));
+    let mesh = || Anchors::Mesh(Trust::new(pki.bundle()));
+    let colons = "AA:".repeat(31) + "AA";
+    let pinned = Demand::of_validation(&context(&[&colons], &[], vec![]), roots()).unwrap();
+    let Demand::Roots {
+        names: Names::ServerName,
+        pins,
+        ..
+    } = pinned
+    else {
+        panic!("{pinned:?}")
+    };
+    assert_eq!(pins.certificates, [[0xaa; 32]]);
+    for (bad, anchors, want) in [
+        (
+            context(&["xyz"], &[], vec![]),
+            roots(),
+            ValidationError::CertificateHash("xyz".into()),
+        ),
+        (
+            context(&[], &["xyz"], vec![]),
+            roots(),
+            ValidationError::SpkiHash("xyz".into()),
+        ),
+        (
+            context(&[&colons], &[], vec![]),
+            mesh(),
+            ValidationError::HashesInMesh,
+        ),
+        (
+            context(&[], &[], vec![verify::uri("a")]),
+            Anchors::None,
+            ValidationError::NamesWithoutRoots,
+        ),
+    ] {
+        assert_eq!(Demand::of_validation(&bad, anchors).unwrap_err(), want);
+    }
+    let none = Demand::of_validation(&context(&[], &[], vec![]), Anchors::None).unwrap();
+    assert!(matches!(none, Demand::Nothing));
+    let mesh = Demand::of_validation(&context(&[], &[], vec![verify::uri("a")]), mesh()).unwrap();
+    assert!(matches!(mesh, Demand::Mesh { identities, .. } if identities.len() == 1));
 }
