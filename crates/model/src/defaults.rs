@@ -9,8 +9,9 @@ use crate::snapshot::Fraction;
 use crate::snapshot::cluster::{
     Breakers, FailurePercentage, Http2, RetryBudget, SuccessRate, Thresholds,
 };
-use crate::snapshot::http::{HttpLimits, HttpTimeouts};
-use crate::snapshot::retry::Backoff;
+use crate::snapshot::http::{EscapedSlashes, Http1Options};
+use crate::snapshot::http::{HttpLimits, HttpTimeouts, PathOptions, ServerHeader};
+use crate::snapshot::retry::{Backoff, RetryOn, RetryScope};
 
 /// Envoy's defaults (the v3 API reference, field by field).
 pub mod envoy {
@@ -128,3 +129,240 @@ pub mod envoy {
     /// `TcpProxy.max_connect_attempts`.
     pub const TCP_CONNECT_ATTEMPTS: u32 = 1;
 }
+
+/// What `compile` fills in where a resource leaves something unset: [`ISTIO`] or [`RIPSTOP`], by the mesh's setting.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    pub name: &'static str,
+    /// `connectionPool.tcp.connectTimeout` (`MeshConfig.connectTimeout`).
+    pub connect_timeout: Duration,
+    /// `connectionPool.{tcp,http}.idleTimeout`.
+    pub idle_timeout: Option<Duration>,
+    /// Of a route without `retries`.
+    pub retry: ImplicitRetry,
+    /// From a sidecar to its own application; gRPC ports have none.
+    pub inbound_retry: ImplicitRetry,
+    /// Over [`RetryScope::Implicit`] retries of a cluster; explicit ones are limited by an explicit `retryBudget` alone.
+    pub implicit_budget: Option<RetryBudget>,
+    /// Circuit-breaker thresholds of either priority.
+    pub thresholds: Thresholds,
+    /// Where no outlier detection sets it (0 then, as Istio does).
+    pub panic_threshold: Fraction,
+    /// An ejection never takes the last usable endpoint, and all are used when all are bad (R20.1).
+    pub keep_last: bool,
+    /// Of a TCP connection through a sidecar: endpoints tried before giving up.
+    pub tcp_connect_attempts: u32,
+    /// Of protocol detection; `None` waits for the first byte for ever.
+    pub detection: Option<Duration>,
+    /// Of a TLS handshake on an inbound listener.
+    pub handshake: Option<Duration>,
+    pub timeouts: HttpTimeouts,
+    pub limits: HttpLimits,
+    pub path: PathOptions,
+    pub http1: Http1Options,
+    /// On responses to applications of this workload's own calls.
+    pub outbound_server: Option<&'static str>,
+    pub buffer_limit: u32,
+    pub dns_refresh: Duration,
+    pub dns_failure_refresh: Duration,
+}
+
+/// The retry policy of a route that has none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImplicitRetry {
+    pub on: RetryOn,
+    pub retries: u32,
+    pub scope: RetryScope,
+}
+
+impl Table {
+    pub fn server_header(&self) -> ServerHeader {
+        match self.outbound_server {
+            Some(name) => ServerHeader::Overwrite(name.to_owned()),
+            None => ServerHeader::PassThrough,
+        }
+    }
+}
+
+/// `outlierDetection` and `retries` blocks that leave fields unset mean the same in both tables (istio/api, B2 and B1).
+pub mod istio {
+    use super::*;
+
+    /// `outlierDetection`, once there is a block.
+    pub const CONSECUTIVE_5XX: u32 = 5;
+    pub const CONSECUTIVE_LOCAL_ORIGIN: u32 = 5;
+    pub const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
+    pub const BASE_EJECTION: Duration = Duration::from_secs(30);
+    pub const MAX_EJECTION: Duration = Duration::from_secs(300);
+    pub const MAX_EJECTION_PERCENT: u32 = 10;
+    /// `retries.retryOn`; the status codes are those that it lists, none by default.
+    pub const RETRY_ON: RetryOn = RetryOn::CONNECT_FAILURE
+        .union(RetryOn::REFUSED_STREAM)
+        .union(RetryOn::GRPC_UNAVAILABLE)
+        .union(RetryOn::GRPC_CANCELLED)
+        .union(RetryOn::RETRIABLE_STATUS_CODES);
+    /// `retries.backoff`; the maximum is ten times the base.
+    pub const BACKOFF_BASE: Duration = Duration::from_millis(25);
+    /// `retryIgnorePreviousHosts`: picks before a tried host is accepted after all.
+    pub const HOST_SELECTION_ATTEMPTS: u32 = 5;
+    /// `retryRemoteLocalities`.
+    pub const PREVIOUS_PRIORITIES: u32 = 2;
+    /// `retryBudget`, once there is a block.
+    pub const RETRY_BUDGET: RetryBudget = RetryBudget {
+        percent: 20.0,
+        min_concurrency: 3,
+    };
+    /// `redirect.redirectCode`.
+    pub const REDIRECT_CODE: u16 = 301;
+}
+
+const UNLIMITED: Thresholds = Thresholds {
+    max_connections: u32::MAX,
+    max_pending: u32::MAX,
+    max_requests: u32::MAX,
+    max_retries: u32::MAX,
+    retry_budget: None,
+};
+
+/// Istio's defaults (istio/istio, B19 of the API notes): what a mesh that migrates is used to.
+pub static ISTIO: Table = Table {
+    name: "istio",
+    connect_timeout: Duration::from_secs(10),
+    idle_timeout: Some(Duration::from_secs(3600)),
+    retry: ImplicitRetry {
+        on: istio::RETRY_ON,
+        retries: 2,
+        scope: RetryScope::Explicit,
+    },
+    inbound_retry: ImplicitRetry {
+        on: RetryOn::RESET_BEFORE_REQUEST,
+        retries: 2,
+        scope: RetryScope::Explicit,
+    },
+    implicit_budget: None,
+    thresholds: UNLIMITED,
+    panic_threshold: envoy::PANIC_THRESHOLD,
+    keep_last: false,
+    tcp_connect_attempts: 1,
+    detection: None,
+    handshake: Some(Duration::from_secs(15)),
+    timeouts: HttpTimeouts {
+        stream_idle: None,
+        ..envoy::HTTP_TIMEOUTS
+    },
+    limits: envoy::HTTP_LIMITS,
+    path: PathOptions {
+        normalize: true,
+        merge_slashes: false,
+        escaped_slashes: EscapedSlashes::KeepUnchanged,
+    },
+    http1: Http1Options {
+        accept_http_10: false,
+        default_host: None,
+        allow_absolute_url: true,
+        preserve_case: false,
+        enable_trailers: false,
+    },
+    outbound_server: Some("istio-envoy"),
+    buffer_limit: envoy::BUFFER_LIMIT,
+    dns_refresh: Duration::from_secs(60),
+    dns_failure_refresh: Duration::from_secs(60),
+};
+
+/// ripstop's own, where the user said nothing (decisions.md, 4): a retry that cannot repeat an effect, a budget over it, an
+/// outlier detection that cannot empty a cluster, bounds on what may wait.
+pub static RIPSTOP: Table = Table {
+    name: "ripstop",
+    retry: ImplicitRetry {
+        on: RetryOn::CONNECT_FAILURE
+            .union(RetryOn::REFUSED_STREAM)
+            .union(RetryOn::RESET_BEFORE_REQUEST)
+            .union(RetryOn::RESET),
+        retries: 1,
+        scope: RetryScope::Implicit,
+    },
+    inbound_retry: ImplicitRetry {
+        on: RetryOn::RESET_BEFORE_REQUEST,
+        retries: 1,
+        scope: RetryScope::Implicit,
+    },
+    implicit_budget: Some(istio::RETRY_BUDGET),
+    panic_threshold: Fraction::NEVER,
+    keep_last: true,
+    tcp_connect_attempts: 3,
+    detection: Some(Duration::from_secs(5)),
+    handshake: Some(Duration::from_secs(10)),
+    timeouts: HttpTimeouts {
+        stream_idle: None,
+        request_headers: Some(Duration::from_secs(10)),
+        ..envoy::HTTP_TIMEOUTS
+    },
+    path: PathOptions {
+        normalize: true,
+        merge_slashes: true,
+        escaped_slashes: EscapedSlashes::KeepUnchanged,
+    },
+    http1: Http1Options {
+        accept_http_10: true,
+        default_host: None,
+        allow_absolute_url: true,
+        preserve_case: true,
+        enable_trailers: true,
+    },
+    outbound_server: None,
+    connect_timeout: Duration::from_secs(10),
+    idle_timeout: Some(Duration::from_secs(3600)),
+    thresholds: UNLIMITED,
+    limits: envoy::HTTP_LIMITS,
+    buffer_limit: envoy::BUFFER_LIMIT,
+    dns_refresh: Duration::from_secs(60),
+    dns_failure_refresh: Duration::from_secs(60),
+};
+
+/// Istio's access-log line (B21).
+pub const ISTIO_LOG_TEXT: &str = concat!(
+    "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% ",
+    "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% ",
+    "\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
+    "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" ",
+    "\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% ",
+    "%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% ",
+    "%ROUTE_NAME%\n"
+);
+
+/// Istio's JSON access log (B21): key and value, in order.
+pub const ISTIO_LOG_JSON: &[(&str, &str)] = &[
+    ("start_time", "%START_TIME%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    (
+        "connection_termination_details",
+        "%CONNECTION_TERMINATION_DETAILS%",
+    ),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("duration", "%DURATION%"),
+    (
+        "upstream_service_time",
+        "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    ),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    (
+        "upstream_transport_failure_reason",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    ),
+];
