@@ -1,2 +1,26 @@
-//! What is done twice: tidy, bench, gen, release.
-fn main() {}
+//! What is done twice: `cargo xtask tidy` checks the crate edges and the invariants.
+
+mod tidy;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str =
+    "usage: cargo xtask tidy    check the crate edges and the invariants of ARCHITECTURE.md";
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["tidy"] => tidy::run(root()?),
+        _ => {
+            eprintln!("{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+fn root() -> anyhow::Result<&'static Path> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent()
+        .ok_or_else(|| anyhow::anyhow!("{} has no parent folder", here.display()))
+}

@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use authz::{Action, AuthzFilter, Policy, Rule};
 pub use cluster::Cluster;
 pub use endpoint::{Endpoint, Endpoints};
-pub use http::{HttpFilter, HttpManager};
+pub use http::{HttpFilter, HttpProxy};
 pub use listener::{FilterChain, Listener};
 pub use route::{Route, RouteConfig, VirtualHost};
 

@@ -9,7 +9,7 @@ use super::route::{Cors, RouteConfig};
 use super::{Fraction, Name};
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct HttpManager {
+pub struct HttpProxy {
     pub stat_prefix: String,
     pub codec: Codec,
     pub routes: RouteSource,

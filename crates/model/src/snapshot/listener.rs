@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::authz::AuthzFilter;
-use super::http::{AccessLog, HttpManager};
+use super::http::{AccessLog, HttpProxy};
 use super::tls::DownstreamTls;
 use super::{Name, Resource};
 
@@ -95,7 +95,7 @@ pub enum SourceType {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Terminal {
-    Http(Arc<HttpManager>),
+    Http(Arc<HttpProxy>),
     Tcp(Arc<TcpProxy>),
 }
 
