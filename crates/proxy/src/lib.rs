@@ -1,4 +1,7 @@
-//! The data plane.
+//! The data plane: a [`Snapshot`] and connections in → connections and requests forwarded, answered and recorded.
+//!
+//! In the order a request meets it: [`worker`] → [`listener`] → [`connection`] → (detect, tls) → http1 or http2 →
+//! http → policy → route → retry → balance → [`pool`] → upstream. [`live`] holds what they look up.
 
 #![cfg_attr(
     not(test),
@@ -10,4 +13,256 @@
     )
 )]
 
+pub mod cluster;
+pub mod connection;
 pub mod discovery;
+pub mod drain;
+pub mod error;
+pub mod listener;
+pub mod live;
+pub mod pool;
+pub mod stream;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ripstop_model::seam::{AppSockets, Family};
+use ripstop_model::snapshot::{Name, Snapshot};
+
+use crate::drain::{Drain, Phase};
+use crate::live::{ListenError, Live};
+
+/// What a proxy is started with.
+pub struct Options {
+    /// At least 1.
+    pub workers: usize,
+    /// What runs from the start.
+    pub snapshot: Arc<Snapshot>,
+    /// Asked when a connection needs what the proxy does not hold; `None`: it holds all there is.
+    pub demand: Option<Arc<dyn Demand>>,
+    pub sidecar: Option<Sidecar>,
+    /// How long [`Running::drain`] lets requests go on.
+    pub drain_time: Duration,
+}
+
+/// What a sidecar has beyond a proxy: a foot in its application's namespace.
+pub struct Sidecar {
+    /// Listening sockets made in the namespace, by the name of the listener that takes their connections.
+    pub adopted: Vec<(Name, OwnedFd)>,
+    /// Sockets for dialling the application.
+    pub sockets: Arc<dyn Sockets>,
+}
+
+/// [`AppSockets`] behind a pointer.
+pub trait Sockets: Send + Sync + 'static {
+    fn stream(&self, family: Family) -> Pending<'_, io::Result<OwnedFd>>;
+}
+
+impl<T: AppSockets> Sockets for T {
+    fn stream(&self, family: Family) -> Pending<'_, io::Result<OwnedFd>> {
+        Box::pin(AppSockets::stream(self, family))
+    }
+}
+
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Asks the control plane for what a first use needs, and waits for it (decisions.md, 2). When it answers
+/// [`Answer::Ready`] the snapshot that has it is applied.
+pub trait Demand: Send + Sync + 'static {
+    fn listener(&self, destination: SocketAddr) -> Pending<'_, Answer>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Ready,
+    /// Not an address of the mesh: it is passed through.
+    Outside,
+    /// The control plane knows no such service.
+    Unknown,
+    TimedOut,
+}
+
+/// What all workers share: nothing but atomics is touched on the request path.
+pub struct Shared {
+    pub live: Live,
+    pub drain: Drain,
+    pub demand: Option<Arc<dyn Demand>>,
+    pub sockets: Option<Arc<dyn Sockets>>,
+    pub counters: Counters,
+    open: AtomicUsize,
+    ready_workers: AtomicUsize,
+    serving: AtomicBool,
+    /// One per worker: another worker wants a connection that this one holds idle.
+    wanted: Vec<tokio::sync::Notify>,
+}
+
+/// Process-wide counters that belong to no request.
+#[derive(Debug, Default)]
+pub struct Counters {
+    accepted: AtomicU64,
+    accept_exhausted: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn accept_exhausted(&self) {
+        self.accept_exhausted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connections accepted since the start.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    pub(crate) fn connections_opened(&self) {
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connections_closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Downstream connections that are open.
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn worker_ready(&self) {
+        self.ready_workers.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether every worker accepts and no drain has begun.
+    pub fn is_ready(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
+            && self.ready_workers.load(Ordering::Acquire) == self.wanted.len()
+            && !self.drain.phase().is_draining()
+    }
+
+    pub(crate) async fn pool_wanted(&self, worker: usize) {
+        match self.wanted.get(worker) {
+            Some(wanted) => wanted.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks all workers but this one to close an idle connection of a cluster that is at its limit.
+    pub(crate) fn want_connection(&self, except: usize) {
+        for (index, wanted) in self.wanted.iter().enumerate() {
+            if index != except {
+                wanted.notify_one();
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("a worker thread could not be started: {0}")]
+    Thread(io::Error),
+    #[error("an adopted listener cannot be used: {0}")]
+    Adopt(io::Error),
+}
+
+/// A proxy that runs until it is stopped. Dropping it stops it.
+pub struct Running {
+    pub shared: Arc<Shared>,
+    /// Listeners of the first snapshot that could not be opened.
+    pub listen_errors: Vec<ListenError>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    drain_time: Duration,
+}
+
+/// Starts the workers.
+pub fn run(options: Options) -> Result<Running, StartError> {
+    let workers = options.workers.max(1);
+    let mut adopted = HashMap::new();
+    let mut sockets = None;
+    if let Some(sidecar) = options.sidecar {
+        for (name, socket) in sidecar.adopted {
+            let socket = listener::Sockets::adopt(socket).map_err(StartError::Adopt)?;
+            adopted.insert(name, Arc::new(socket));
+        }
+        sockets = Some(sidecar.sockets);
+    }
+    let shared = Arc::new(Shared {
+        live: Live::new(workers, adopted),
+        drain: Drain::default(),
+        demand: options.demand,
+        sockets,
+        counters: Counters::default(),
+        open: AtomicUsize::new(0),
+        ready_workers: AtomicUsize::new(0),
+        serving: AtomicBool::new(true),
+        wanted: (0..workers).map(|_| tokio::sync::Notify::new()).collect(),
+    });
+    let listen_errors = shared.live.apply(options.snapshot);
+    let mut running = Running {
+        shared: shared.clone(),
+        listen_errors,
+        threads: Vec::new(),
+        drain_time: options.drain_time,
+    };
+    for index in 0..workers {
+        let thread = worker::start(index, shared.clone()).map_err(StartError::Thread)?;
+        running.threads.push(thread);
+    }
+    Ok(running)
+}
+
+impl Running {
+    /// Runs another snapshot. No connection ends for it, unless it denies that connection.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<ListenError> {
+        self.shared.live.apply(snapshot)
+    }
+
+    pub fn ready(&self) -> bool {
+        self.shared.is_ready()
+    }
+
+    /// Fails readiness, ends idle connections, lets requests finish; returns when no connection is left, at the latest
+    /// after the drain time. New connections are served meanwhile: who still calls has not heard yet.
+    pub async fn drain(&self) {
+        self.shared.drain.advance(Phase::Draining);
+        let patience = tokio::time::Instant::now() + self.drain_time;
+        while self.shared.connections() > 0 && tokio::time::Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends everything now and waits for the workers.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shared.drain.advance(Phase::Stopped);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread ended in a panic");
+            }
+        }
+    }
+
+    /// The address a listener is bound to (with port 0 the kernel chose).
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        let tables = self.shared.live.tables();
+        let sockets = tables.listeners.get(listener)?.sockets.clone()?;
+        Some(sockets.address)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

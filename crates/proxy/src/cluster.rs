@@ -1,0 +1,181 @@
+//! A cluster that runs: its members, its circuit breakers and its counters, shared by all workers through atomics only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds};
+use ripstop_model::snapshot::route::Priority;
+use ripstop_model::snapshot::{Endpoints, Name};
+use tokio::sync::Semaphore;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Connections, waiting requests, requests and retries of one priority, counted over all workers; a limit of N never
+/// lets N + 1 in.
+#[derive(Debug)]
+pub struct Breaker {
+    limits: Thresholds,
+    pending: AtomicU32,
+    requests: AtomicU32,
+    retries: AtomicU32,
+    connections: AtomicU32,
+    /// Hands out connections fairly once there is a limit worth counting.
+    permits: Option<Arc<Semaphore>>,
+}
+
+/// One counted thing; uncounted when dropped.
+#[derive(Debug)]
+pub struct Permit<'a>(&'a AtomicU32);
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn enter(counter: &AtomicU32, limit: u32) -> Option<Permit<'_>> {
+    counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            (now < limit).then_some(now + 1)
+        })
+        .ok()
+        .map(|_| Permit(counter))
+}
+
+impl Breaker {
+    fn new(limits: Thresholds) -> Breaker {
+        let permits = (limits.max_connections < u32::MAX).then(|| {
+            let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
+        });
+        Breaker {
+            limits,
+            pending: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            retries: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
+            permits,
+        }
+    }
+
+    /// Counts a request; it is refused at `max_requests`.
+    pub fn request(&self) -> Result<Permit<'_>, Reason> {
+        enter(&self.requests, self.limits.max_requests).ok_or(Reason::CircuitOpenRequests)
+    }
+
+    /// Counts a request that waits for a connection; it is refused at `max_pending`.
+    pub fn pending(&self) -> Result<Permit<'_>, Reason> {
+        enter(&self.pending, self.limits.max_pending).ok_or(Reason::CircuitOpenPending)
+    }
+
+    /// Counts a retry, within the budget where there is one, else within `max_retries`; `None` at the limit.
+    pub fn retry(&self, budget: Option<RetryBudget>) -> Option<Permit<'_>> {
+        let limit = match budget.or(self.limits.retry_budget) {
+            None => self.limits.max_retries,
+            Some(budget) => {
+                let active =
+                    self.requests.load(Ordering::Relaxed) + self.pending.load(Ordering::Relaxed);
+                let share = f64::from(active) * budget.percent / 100.0;
+                // Rounded up, as Envoy does; a share of u32 counts fits.
+                (share.ceil() as u32).max(budget.min_concurrency)
+            }
+        };
+        enter(&self.retries, limit)
+    }
+
+    pub fn active_requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub fn active_connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// The semaphore that connections are counted by; `None` without a limit.
+    pub(crate) fn permits(&self) -> Option<&Arc<Semaphore>> {
+        self.permits.as_ref()
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The running state of one cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Differs between two configurations of one name, so that pools never mix them.
+    pub id: u64,
+    pub config: Arc<cluster::Cluster>,
+    default: Breaker,
+    high: Breaker,
+    endpoints: ArcSwap<Option<Arc<Endpoints>>>,
+}
+
+impl Cluster {
+    /// `old`: the cluster of that name that ran before with another configuration.
+    pub fn new(config: Arc<cluster::Cluster>, old: Option<&Arc<Cluster>>) -> Cluster {
+        let endpoints = match (&config.discovery, old) {
+            (Discovery::Static(endpoints), _) => Some(endpoints.clone()),
+            (Discovery::Eds { .. }, Some(old)) => (**old.endpoints.load()).clone(),
+            _ => None,
+        };
+        Cluster {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            default: Breaker::new(config.breakers.default.clone()),
+            high: Breaker::new(config.breakers.high.clone()),
+            endpoints: ArcSwap::from_pointee(endpoints),
+            config,
+        }
+    }
+
+    pub fn breaker(&self, priority: Priority) -> &Breaker {
+        match priority {
+            Priority::Default => &self.default,
+            Priority::High => &self.high,
+        }
+    }
+
+    pub(crate) fn breaker_of(&self, high: bool) -> &Breaker {
+        match high {
+            true => &self.high,
+            false => &self.default,
+        }
+    }
+
+    /// Whether a request waits for a connection of this cluster.
+    pub fn is_wanted(&self) -> bool {
+        [&self.default, &self.high]
+            .iter()
+            .any(|breaker| breaker.pending.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Takes over the members that EDS has for this cluster.
+    pub fn follow(&self, endpoints: &BTreeMap<Name, Arc<Endpoints>>) {
+        if let Discovery::Eds { service_name } = &self.config.discovery
+            && let Some(fresh) = endpoints.get(service_name)
+        {
+            self.replace(fresh.clone());
+        }
+    }
+
+    /// New members; the same ones again change nothing.
+    pub fn replace(&self, fresh: Arc<Endpoints>) {
+        let same = self
+            .endpoints
+            .load()
+            .as_ref()
+            .as_ref()
+            .is_some_and(|old| Arc::ptr_eq(old, &fresh) || *old == fresh);
+        if !same {
+            self.endpoints.store(Arc::new(Some(fresh)));
+        }
+    }
+}

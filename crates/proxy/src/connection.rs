@@ -1,0 +1,235 @@
+//! An accepted connection in → its listener, its chain, and the protocol that serves it.
+//!
+//! The order: original destination (which listener), first bytes (which protocol), chain, TLS, what the chain ends in.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ripstop_model::authz::Caller;
+use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::Name;
+use ripstop_model::snapshot::listener::{Direction, TransportProtocol};
+use tokio::net::TcpStream;
+
+use crate::listener::{self, chain};
+use crate::live::{Chain, Listener, Tables};
+use crate::stream::Stream;
+use crate::worker::{Registration, Worker};
+
+/// What is known of a downstream connection; every request on it refers to it.
+pub struct Connection {
+    pub worker: Rc<Worker>,
+    pub listener: Name,
+    pub chain: RefCell<Arc<Chain>>,
+    /// The version of the tables that `chain` is from.
+    version: Cell<u64>,
+    pub direction: Direction,
+    /// The peer of the socket.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// Where it wanted to go: the original destination, or `local`.
+    pub destination: SocketAddr,
+    pub tls: Option<TlsFacts>,
+    /// Judged again when policies change.
+    pub caller: Caller,
+    pub(crate) registration: RefCell<Option<Registration>>,
+}
+
+/// What TLS told of a connection that the proxy terminated.
+#[derive(Debug, Clone, Default)]
+pub struct TlsFacts {
+    pub server_name: Arc<str>,
+    pub alpn: Option<Arc<str>>,
+    /// Names of the verified certificate, URI SANs first; `None`: no certificate.
+    pub principals: Option<Arc<[String]>>,
+    /// The peer's leaf and chain, DER, for `x-forwarded-client-cert`.
+    pub certificates: Arc<[Vec<u8>]>,
+    pub version: &'static str,
+}
+
+/// What the first bytes told before a chain was chosen.
+#[derive(Debug, Clone, Default)]
+pub struct Hello {
+    /// The bytes are a TLS ClientHello.
+    pub tls: bool,
+    /// Lower case.
+    pub server_name: Option<String>,
+    /// Offered in the ClientHello, or found by HTTP detection (`http/1.1`, `h2c`).
+    pub alpn: Vec<String>,
+}
+
+impl Connection {
+    /// The chain that serves the next request: the running configuration's version of the one the connection came in by.
+    /// A connection whose chain is gone keeps the one it has.
+    pub fn chain(&self, view: &Tables) -> Arc<Chain> {
+        if self.version.get() != view.version {
+            self.version.set(view.version);
+            let name = self.chain.borrow().config.name.clone();
+            let fresh = view
+                .listeners
+                .get(&self.listener)
+                .and_then(|listener| listener.chain(&name));
+            if let Some(fresh) = fresh {
+                self.chain.replace(fresh.clone());
+            }
+        }
+        self.chain.borrow().clone()
+    }
+
+    /// Whether the connection's listener was removed: it then ends as soon as it is idle.
+    pub fn is_orphaned(&self, view: &Tables) -> bool {
+        !view.listeners.contains_key(&self.listener)
+    }
+
+    /// Still allowed by the network-level policies that run now.
+    pub fn is_allowed(&self, view: &Tables) -> bool {
+        self.chain(view)
+            .judge
+            .judge(&self.caller, None)
+            .is_allowed()
+    }
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, peer: SocketAddr) {
+    let view = worker.view();
+    let Some(accepting) = view.listeners.get(&name).cloned() else {
+        return;
+    };
+    let Ok(local) = stream.local_addr().map(listener::canonical) else {
+        return;
+    };
+    let config = &accepting.config;
+    let original = (config.inspect.original_dst || config.use_original_dst)
+        .then(|| listener::original_destination(&stream))
+        .flatten()
+        .map(listener::canonical);
+    let destination = original.unwrap_or(local);
+    let handed = if config.use_original_dst && original.is_some() {
+        match handover(&worker, &accepting, destination).await {
+            Some(listener) => listener,
+            None => return,
+        }
+    } else {
+        accepting
+    };
+    drop(view);
+    let hello = Hello::default();
+    open(worker, handed, stream, peer, local, destination, hello).await;
+}
+
+/// The listener that serves an original destination: bound to it, to its port on the wildcard, or the accepting one.
+async fn handover(
+    worker: &Rc<Worker>,
+    accepting: &Arc<Listener>,
+    destination: SocketAddr,
+) -> Option<Arc<Listener>> {
+    let find = |view: &Tables| {
+        view.by_address.get(&destination).cloned().or_else(|| {
+            let wildcard = match destination {
+                SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], destination.port())),
+                SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], destination.port())),
+            };
+            view.by_address.get(&wildcard).cloned()
+        })
+    };
+    if let Some(found) = find(&worker.view()) {
+        return Some(found);
+    }
+    if let Some(demand) = &worker.shared.demand {
+        match demand.listener(destination).await {
+            crate::Answer::Ready => {
+                if let Some(found) = find(&worker.view()) {
+                    return Some(found);
+                }
+            }
+            crate::Answer::Outside => {}
+            crate::Answer::Unknown | crate::Answer::TimedOut => {
+                tracing::debug!(%destination, "no listener for an address of the mesh");
+                return None;
+            }
+        }
+    }
+    Some(accepting.clone())
+}
+
+/// Chooses the chain, terminates TLS and hands the stream to what the chain ends in.
+async fn open(
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    destination: SocketAddr,
+    hello: Hello,
+) {
+    let alpn: Vec<&str> = hello.alpn.iter().map(String::as_str).collect();
+    let facts = chain::Facts {
+        destination,
+        source: peer,
+        direct_source: peer.ip(),
+        server_name: hello.server_name.as_deref().unwrap_or_default(),
+        transport: match hello.tls {
+            true => TransportProtocol::Tls,
+            false => TransportProtocol::RawBuffer,
+        },
+        alpn: &alpn,
+    };
+    let Some(chain) = chain::find(&listener, &facts).cloned() else {
+        refuse(&listener, peer, Reason::ListenerNotFound);
+        return;
+    };
+    let (stream, tls): (Stream, Option<TlsFacts>) = match &chain.config.tls {
+        None => (Stream::Tcp(stream), None),
+        Some(_) => {
+            refuse(&listener, peer, Reason::TlsFailure);
+            return;
+        }
+    };
+    let caller = Caller {
+        principals: tls.as_ref().and_then(|tls| tls.principals.clone()),
+        direct_ip: peer.ip(),
+        remote_ip: peer.ip(),
+        destination,
+        sni: tls
+            .as_ref()
+            .map(|tls| tls.server_name.clone())
+            .or_else(|| hello.server_name.as_deref().map(Arc::from))
+            .unwrap_or_else(|| Arc::from("")),
+    };
+    let connection = Rc::new(Connection {
+        listener: listener.config.name.clone(),
+        version: Cell::new(worker.view().version),
+        direction: listener.config.direction,
+        chain: RefCell::new(chain.clone()),
+        peer,
+        local,
+        destination,
+        tls,
+        caller,
+        registration: RefCell::new(None),
+        worker,
+    });
+    register(&connection).await;
+    if !chain.judge.judge(&connection.caller, None).is_allowed() {
+        refuse(&listener, peer, Reason::AuthzDenied);
+        return;
+    }
+    drop(stream);
+}
+
+async fn register(connection: &Rc<Connection>) {
+    std::future::poll_fn(|cx| {
+        let registration = connection.worker.register(cx.waker());
+        connection.registration.replace(Some(registration));
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+fn refuse(listener: &Listener, peer: SocketAddr, reason: Reason) {
+    tracing::debug!(listener = %listener.config.name, %peer, %reason, "connection refused");
+}

@@ -1,0 +1,235 @@
+//! Snapshot in → the tables that run, swapped in one step. What did not change is kept as it is: sockets of listeners,
+//! balancer, breaker and pool state of clusters, compiled policies of chains.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use ripstop_model::authz::Judge;
+use ripstop_model::route;
+use ripstop_model::snapshot::listener::{self, FilterChain};
+use ripstop_model::snapshot::{Endpoints, Name, Snapshot};
+use tokio::sync::watch;
+
+use crate::cluster::Cluster;
+use crate::listener::Sockets;
+
+/// Everything the data path looks up, of one moment. A request uses one from start to end.
+#[derive(Default)]
+pub struct Tables {
+    pub version: u64,
+    pub listeners: HashMap<Name, Arc<Listener>>,
+    /// The same, by address: for connections handed over by their original destination.
+    pub by_address: HashMap<SocketAddr, Arc<Listener>>,
+    pub routes: HashMap<Name, Arc<route::Table>>,
+    pub clusters: HashMap<Name, Arc<Cluster>>,
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// A listener that runs.
+pub struct Listener {
+    pub config: Arc<listener::Listener>,
+    /// `None`: virtual, or not bound.
+    pub sockets: Option<Arc<Sockets>>,
+    pub chains: Vec<Arc<Chain>>,
+    pub default_chain: Option<Arc<Chain>>,
+}
+
+/// A filter chain with its policies compiled.
+pub struct Chain {
+    pub config: Arc<FilterChain>,
+    /// Network-level authorization.
+    pub judge: Judge,
+}
+
+impl Listener {
+    /// Compiles a listener; chains equal to one of `old` are taken over.
+    pub fn new(
+        config: Arc<listener::Listener>,
+        sockets: Option<Arc<Sockets>>,
+        old: Option<&Listener>,
+    ) -> Listener {
+        let chain = |chain: &Arc<FilterChain>| {
+            old.into_iter()
+                .flat_map(|old| old.chains.iter().chain(&old.default_chain))
+                .find(|kept| Arc::ptr_eq(&kept.config, chain) || kept.config == *chain)
+                .cloned()
+                .unwrap_or_else(|| Arc::new(Chain::new(chain.clone())))
+        };
+        Listener {
+            chains: config.chains.iter().map(chain).collect(),
+            default_chain: config.default_chain.as_ref().map(chain),
+            sockets,
+            config,
+        }
+    }
+
+    pub fn chain(&self, name: &str) -> Option<&Arc<Chain>> {
+        self.chains
+            .iter()
+            .chain(&self.default_chain)
+            .find(|chain| *chain.config.name == *name)
+    }
+}
+
+impl Chain {
+    fn new(config: Arc<FilterChain>) -> Chain {
+        Chain {
+            judge: Judge::new(&config.authz),
+            config,
+        }
+    }
+}
+
+/// A listener that could not be opened. The rest of the snapshot runs.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {name}: cannot listen on {address}: {source}")]
+pub struct ListenError {
+    pub name: Name,
+    pub address: SocketAddr,
+    pub source: io::Error,
+}
+
+/// The running tables and their only way to change.
+pub struct Live {
+    tables: ArcSwap<Tables>,
+    /// The tables' version, so that asking whether they changed touches nothing else.
+    version: AtomicU64,
+    changed: watch::Sender<u64>,
+    workers: usize,
+    /// Held while a snapshot is applied, never on the data path.
+    applying: Mutex<Adopted>,
+}
+
+/// Sockets given by the supervisor, by listener name.
+type Adopted = HashMap<Name, Arc<Sockets>>;
+
+impl Live {
+    pub fn new(workers: usize, adopted: HashMap<Name, Arc<Sockets>>) -> Live {
+        Live {
+            tables: ArcSwap::default(),
+            version: AtomicU64::new(0),
+            changed: watch::Sender::new(0),
+            workers,
+            applying: Mutex::new(adopted),
+        }
+    }
+
+    pub fn tables(&self) -> Arc<Tables> {
+        self.tables.load_full()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Told of each new version.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Runs a snapshot from now on. Listeners that cannot be opened are named; all else runs.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<ListenError> {
+        let adopted = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.tables();
+        let mut errors = Vec::new();
+        let clusters: HashMap<Name, Arc<Cluster>> = snapshot
+            .clusters
+            .iter()
+            .map(|(name, config)| {
+                let kept = old
+                    .clusters
+                    .get(name)
+                    .filter(|kept| Arc::ptr_eq(&kept.config, config) || kept.config == *config);
+                let cluster = match kept {
+                    Some(kept) => kept.clone(),
+                    None => Arc::new(Cluster::new(config.clone(), old.clusters.get(name))),
+                };
+                cluster.follow(&snapshot.endpoints);
+                (name.clone(), cluster)
+            })
+            .collect();
+        let routes = snapshot
+            .routes
+            .iter()
+            .map(|(name, config)| {
+                let kept = old
+                    .routes
+                    .get(name)
+                    .filter(|kept| Arc::ptr_eq(&kept.config, config) || kept.config == *config);
+                let table = kept
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(route::Table::new(config.clone())));
+                (name.clone(), table)
+            })
+            .collect();
+        let mut listeners = HashMap::new();
+        for (name, config) in &snapshot.listeners {
+            let before = old.listeners.get(name);
+            let sockets = match self.sockets(&adopted, config, &old) {
+                Ok(sockets) => sockets,
+                Err(source) => {
+                    errors.push(ListenError {
+                        name: name.clone(),
+                        address: config.address,
+                        source,
+                    });
+                    continue;
+                }
+            };
+            let running = Listener::new(config.clone(), sockets, before.map(|old| &**old));
+            listeners.insert(name.clone(), Arc::new(running));
+        }
+        let by_address = listeners
+            .values()
+            .map(|listener| (listener.config.address, listener.clone()))
+            .collect();
+        let version = old.version + 1;
+        self.tables.store(Arc::new(Tables {
+            version,
+            listeners,
+            by_address,
+            routes,
+            clusters,
+            snapshot,
+        }));
+        self.version.store(version, Ordering::Release);
+        self.changed.send_replace(version);
+        errors
+    }
+
+    /// The fast lane: members change, nothing else does.
+    pub fn apply_endpoints(&self, endpoints: &BTreeMap<Name, Arc<Endpoints>>) {
+        for cluster in self.tables().clusters.values() {
+            cluster.follow(endpoints);
+        }
+    }
+
+    fn sockets(
+        &self,
+        adopted: &Adopted,
+        config: &listener::Listener,
+        old: &Tables,
+    ) -> io::Result<Option<Arc<Sockets>>> {
+        if let Some(given) = adopted.get(&config.name) {
+            return Ok(Some(given.clone()));
+        }
+        if !config.bind {
+            return Ok(None);
+        }
+        // Whatever its name was: the address is what a socket belongs to.
+        let kept = old.listeners.values().find_map(|listener| {
+            let sockets = listener.sockets.as_ref()?;
+            let same = listener.config.address == config.address
+                && (config.address.port() != 0 || listener.config.name == config.name);
+            same.then(|| sockets.clone())
+        });
+        match kept {
+            Some(kept) => Ok(Some(kept)),
+            None => Sockets::bind(config.address, self.workers).map(|bound| Some(Arc::new(bound))),
+        }
+    }
+}

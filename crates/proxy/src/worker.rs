@@ -1,0 +1,258 @@
+//! One OS thread with a current_thread runtime of its own: its listeners' connections, pools and buffers, shared with nobody.
+//!
+//! The I/O seam is here too: [`Worker::poll_read`] reads into the worker's scratch buffer only when the socket is
+//! readable, so a connection that waits owns no buffer at all.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use crate::Shared;
+use crate::live::Tables;
+use crate::pool::Pools;
+use crate::stream::Stream;
+
+/// Reads start with this much room and grow to [`SCRATCH_MAX`] when a peer fills it.
+const SCRATCH_MIN: usize = 64 * 1024;
+const SCRATCH_MAX: usize = 256 * 1024;
+/// Buffers kept for reuse, and the largest that is worth keeping.
+const BUFFERS: usize = 64;
+const BUFFER_MAX: usize = 128 * 1024;
+
+/// The state of one worker thread; handlers hold it by `Rc`.
+pub struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub pools: Pools,
+    view: RefCell<Rc<Arc<Tables>>>,
+    scratch: RefCell<Vec<u8>>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    seed: Cell<u64>,
+    connections: RefCell<HashMap<u64, Waker>>,
+    next_connection: Cell<u64>,
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<Worker> {
+        let view = RefCell::new(Rc::new(shared.live.tables()));
+        Rc::new(Worker {
+            index,
+            pools: Pools::default(),
+            view,
+            scratch: RefCell::new(Vec::new()),
+            buffers: RefCell::default(),
+            seed: Cell::new(seed(index)),
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+            shared,
+        })
+    }
+
+    /// The running configuration. A request takes it once and keeps it to its end.
+    pub fn view(&self) -> Rc<Arc<Tables>> {
+        let current = self.shared.live.version();
+        if self.view.borrow().version != current {
+            let fresh = Rc::new(self.shared.live.tables());
+            self.view.replace(fresh);
+        }
+        self.view.borrow().clone()
+    }
+
+    /// Reads once, when the socket is readable, and hands over what came; an empty slice is the peer's end.
+    pub fn poll_read<R>(
+        &self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+        with: impl FnOnce(&[u8]) -> R,
+    ) -> Poll<io::Result<R>> {
+        let mut scratch = self.scratch.take();
+        if scratch.is_empty() {
+            scratch.resize(SCRATCH_MIN, 0);
+        }
+        let mut buf = ReadBuf::new(&mut scratch);
+        let outcome = match Pin::new(stream).poll_read(cx, &mut buf) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(with(buf.filled()))),
+        };
+        let full = buf.remaining() == 0;
+        if full && scratch.len() < SCRATCH_MAX {
+            let wanted = scratch.len() * 2;
+            scratch.resize(wanted, 0);
+        }
+        self.scratch.replace(scratch);
+        outcome
+    }
+
+    pub fn take_buffer(&self) -> Vec<u8> {
+        self.buffers
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(8 * 1024))
+    }
+
+    pub fn give_buffer(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS && buffer.capacity() <= BUFFER_MAX {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// A uniformly random number (SplitMix64): for balancing, sampling and jitter, not for secrets.
+    pub fn random(&self) -> u64 {
+        let state = self.seed.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.seed.set(state);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Registers the running task as a connection: it is woken when a drain starts or the configuration changes.
+    pub fn register(self: &Rc<Self>, waker: &Waker) -> Registration {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        self.connections.borrow_mut().insert(id, waker.clone());
+        self.shared.connections_opened();
+        Registration {
+            worker: self.clone(),
+            id,
+        }
+    }
+
+    /// Wakes every connection, so that each looks at the drain state and at its policies again.
+    pub(crate) fn wake_connections(&self) {
+        for waker in self.connections.borrow().values() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+}
+
+/// A connection's place in its worker's list; leaves it when dropped.
+pub struct Registration {
+    worker: Rc<Worker>,
+    id: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.shared.connections_closed();
+    }
+}
+
+fn seed(index: usize) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hasher keys are the one source of randomness that needs neither a crate nor a file.
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_usize(index);
+    hasher.finish()
+}
+
+/// A deadline that is moved for every request and hardly ever reached: the runtime's timer is touched only when the
+/// new deadline is earlier than the one it holds, or when that one fires.
+#[derive(Default)]
+pub struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: Option<Instant>,
+    deadline: Option<Instant>,
+}
+
+impl Timer {
+    /// `None`: never.
+    pub fn set(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Ready once the deadline has passed; otherwise the task is woken no later than then.
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        loop {
+            match (&mut self.sleep, self.armed) {
+                (Some(sleep), Some(armed)) if armed <= deadline => match sleep.as_mut().poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) if armed == deadline || Instant::now() >= deadline => {
+                        self.armed = None;
+                        return Poll::Ready(());
+                    }
+                    Poll::Ready(()) => self.armed = None,
+                },
+                (Some(sleep), _) => {
+                    sleep.as_mut().reset(deadline);
+                    self.armed = Some(deadline);
+                }
+                (None, _) => {
+                    self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline)));
+                    self.armed = Some(deadline);
+                }
+            }
+        }
+    }
+}
+
+/// Starts the worker's thread; it ends when the process stops serving.
+pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => {
+                    let local = tokio::task::LocalSet::new();
+                    let worker = Worker::new(index, shared);
+                    local.block_on(&runtime, run(worker));
+                }
+                Err(error) => tracing::error!(worker = index, %error, "a worker could not start"),
+            }
+        })
+}
+
+/// Keeps the worker's accept loops in step with the configuration until the process stops.
+async fn run(worker: Rc<Worker>) {
+    let mut changes = worker.shared.live.subscribe();
+    let mut phase = worker.shared.drain.subscribe();
+    let mut accepting = crate::listener::Accepting::default();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    accepting.follow(&worker);
+    worker.shared.worker_ready();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() { return; }
+                accepting.follow(&worker);
+                worker.pools.retain(&worker.view());
+                worker.wake_connections();
+            }
+            changed = phase.changed() => {
+                if changed.is_err() || phase.borrow().is_stopped() { return; }
+                accepting.follow(&worker);
+                worker.wake_connections();
+            }
+            () = worker.shared.pool_wanted(worker.index) => worker.pools.give_up_idle(),
+            _ = tick.tick() => worker.pools.sweep(Instant::now()),
+        }
+    }
+}
