@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the scripts share. Sourced, never run.
 
 # Debian keeps nft and ip where an ordinary user's PATH does not look.

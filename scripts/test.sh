@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make test`: every check, all of them even when one fails, then one line for each and a non-zero end if any failed.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
