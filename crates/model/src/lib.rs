@@ -8,6 +8,7 @@ pub mod defaults;
 pub mod diagnostic;
 pub mod hash;
 pub mod intent;
+pub mod normalize;
 pub mod protocol;
 pub mod reason;
 pub mod request;

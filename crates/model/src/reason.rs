@@ -143,6 +143,7 @@ reasons! {
     MethodNotAllowed "method_not_allowed" 405 12 None, Downstream, "method_not_allowed";
     ConnectNotAllowed "connect_not_allowed" 404 5 Some(NoRouteFound), Mesh, "route_not_found";
     UpgradeNotAllowed "upgrade_not_allowed" 403 7 None, Mesh, "upgrade_failed";
+    ExpectationFailed "expectation_failed" 417 13 Some(DownstreamProtocolError), Downstream, "unsupported_expectation";
     RequestHeadTimeout "request_head_timeout" 408 4 Some(DownstreamProtocolError), Downstream, "request_header_overall_timeout";
     RequestTimeout "request_timeout" 408 4 None, Downstream, "request_overall_timeout";
     DownstreamClosed "downstream_closed" 0 1 Some(DownstreamConnectionTermination), Downstream, "downstream_remote_disconnect";

@@ -70,6 +70,7 @@ pub struct Router {
     pub respect_expected_rq_timeout: bool,
 }
 
+/// How [`crate::normalize::path`] treats paths (`normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathOptions {
     pub normalize: bool,
@@ -77,6 +78,7 @@ pub struct PathOptions {
     pub escaped_slashes: EscapedSlashes,
 }
 
+/// What `%2f` and `%5c` in a path become.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EscapedSlashes {
     #[default]

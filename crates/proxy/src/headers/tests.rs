@@ -1,0 +1,112 @@
+use super::{Headers, Known, Line, find_control};
+
+fn lines(headers: &Headers) -> String {
+    let mut out = Vec::new();
+    headers.write_lines(&mut out, 0, |_| Line::Keep);
+    String::from_utf8(out).unwrap()
+}
+
+fn sample() -> Headers {
+    let mut headers = Headers::new();
+    assert!(headers.append_named("Host", "a.example"));
+    assert!(headers.append_named("X-One", "1"));
+    assert!(headers.append_named("Accept", "text/html"));
+    assert!(headers.append_named("x-one", "2"));
+    headers
+}
+
+#[test]
+fn order_and_case_survive() {
+    assert_eq!(
+        lines(&sample()),
+        "Host: a.example\r\nX-One: 1\r\nAccept: text/html\r\nx-one: 2\r\n"
+    );
+}
+
+#[test]
+fn names_are_found_in_any_case() {
+    let headers = sample();
+    assert_eq!(headers.get(Known::Host), Some(&b"a.example"[..]));
+    assert_eq!(headers.get_named("ACCEPT"), Some(&b"text/html"[..]));
+    assert_eq!(headers.joined("X-ONE").as_deref(), Some("1,2"));
+    assert_eq!(headers.joined("absent"), None);
+    assert_eq!(headers.get(Known::Te), None);
+}
+
+#[test]
+fn set_keeps_place_and_spelling() {
+    let mut headers = sample();
+    assert!(headers.set_named("X-ONE", "3"));
+    headers.set(Known::Host, "b.example");
+    assert!(headers.set_named("x-new", "n"));
+    assert_eq!(
+        lines(&headers),
+        "Host: b.example\r\nX-One: 3\r\nAccept: text/html\r\nx-new: n\r\n"
+    );
+}
+
+#[test]
+fn removal_is_complete() {
+    let mut headers = sample();
+    assert!(headers.remove_named("x-One"));
+    assert!(!headers.remove_named("x-one"));
+    assert!(headers.remove(Known::Host));
+    assert!(!headers.has(Known::Host));
+    assert_eq!(lines(&headers), "Accept: text/html\r\n");
+}
+
+#[test]
+fn families_are_removed_whole_and_found_by_name() {
+    let mut headers = Headers::new();
+    assert!(headers.append_named("x-envoy-max-retries", "3"));
+    assert!(headers.append_named("X-Envoy-Retry-On", "5xx"));
+    assert_eq!(headers.get_named("x-envoy-retry-on"), Some(&b"5xx"[..]));
+    assert_eq!(headers.get_named("x-envoy-hedge"), None);
+    assert!(headers.remove(Known::Envoy));
+    assert!(headers.is_empty());
+}
+
+#[test]
+fn a_value_cannot_start_a_line() {
+    let mut headers = Headers::new();
+    assert!(headers.append_named("x", "a\r\nHost: evil\0"));
+    assert_eq!(lines(&headers), "x: a  Host: evil \r\n");
+    assert!(!headers.append_named("bad name", "x"));
+    assert!(!headers.append_named("", "x"));
+    assert!(!headers.set_named("a:b", "x"));
+}
+
+#[test]
+fn specials_are_dropped_or_replaced_in_place() {
+    let mut out = Vec::new();
+    sample().write_lines(&mut out, Known::Host.bit(), |_| Line::Value(b"c"));
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "Host: c\r\nX-One: 1\r\nAccept: text/html\r\nx-one: 2\r\n"
+    );
+}
+
+#[test]
+fn the_http_map_and_back() {
+    let map = sample().to_map(0).unwrap();
+    assert_eq!(map.get_all("x-one").iter().count(), 2);
+    let mut back = Headers::new();
+    back.extend_from_map(&map);
+    assert_eq!(back.joined("x-one").as_deref(), Some("1,2"));
+}
+
+#[test]
+fn control_bytes_are_found_wherever_they_are() {
+    for len in 0..70 {
+        let clean = vec![b'a'; len];
+        assert_eq!(find_control(&clean), None);
+        for at in 0..len {
+            for byte in [0, 0x1f, 0x7f, b'\r', b'\n'] {
+                let mut dirty = clean.clone();
+                dirty[at] = byte;
+                assert_eq!(find_control(&dirty), Some(at));
+            }
+        }
+    }
+    assert_eq!(find_control(b"a\tb\x80\xff"), None);
+}
