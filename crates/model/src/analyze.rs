@@ -211,6 +211,9 @@ fn object_of(root: Node, sound: bool, sink: &mut Sink, analysis: &mut Analysis) 
         .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let name = text("name");
     sink.resource = format!("{kind} {namespace}/{name}");
+    if kind == Kind::AuthorizationPolicy && judges_nothing(&root, sink) {
+        return;
+    }
     let already = sink.diagnostics.iter().filter(|d| d.is_error()).count();
 
     let envelope = Envelope::read(&root, &Path::ROOT, sink);
@@ -257,6 +260,34 @@ fn object_of(root: Node, sound: bool, sink: &mut Sink, analysis: &mut Analysis) 
             origin,
         }),
     }
+}
+
+/// A policy that changes no decision in Istio either: left out with a warning, so that nothing fails closed for it.
+fn judges_nothing(root: &Node, sink: &mut Sink) -> bool {
+    let metadata = Path::ROOT.field("metadata");
+    let annotations = metadata.field("annotations");
+    let spec = Path::ROOT.field("spec");
+    for (at, value, what) in [
+        (
+            annotations.field("istio.io/dry-run"),
+            "true",
+            "dry runs are",
+        ),
+        (spec.field("action"), "AUDIT", "AUDIT is"),
+    ] {
+        let found = at.value(root).filter(|node| node.text() == Some(value));
+        if let Some(node) = found {
+            sink.warning(
+                Code::NotSupportedYet,
+                &at,
+                node.span,
+                format!("{what} not supported yet; this policy is not evaluated"),
+            )
+            .help("it would not change any decision");
+            return true;
+        }
+    }
+    false
 }
 
 /// Which served kind a document is; says why it is none.

@@ -14,7 +14,7 @@ use crate::yaml::Span;
 pub enum Severity {
     /// The resource is applied; something in it has no effect or is likely a mistake.
     Warning,
-    /// The resource is not applied. Others are.
+    /// The resource is not applied, others are; or, where it refers to something missing, a part of it cannot work.
     Error,
 }
 
@@ -76,7 +76,6 @@ codes! {
     UnknownServiceAccount = "unknown-service-account",
     /// A selector or subset that matches no workload.
     NoWorkload = "no-workload",
-    MissingFile = "missing-file",
 
     // Several resources about the same thing.
     DuplicateResource = "duplicate-resource",
@@ -94,9 +93,26 @@ codes! {
     RetryCondition = "retry-condition",
     NoEffect = "no-effect",
     HttpOnTcp = "http-on-tcp",
+    /// Two rules where one with both parts was meant.
+    SplitRule = "split-rule",
     NeedsMtls = "needs-mtls",
     TlsConflict = "tls-conflict",
     UnverifiedTls = "unverified-tls",
+}
+
+impl Code {
+    /// A fault in what a resource refers to, which may appear later: the resource is applied all the same.
+    pub fn is_reference(self) -> bool {
+        matches!(
+            self,
+            Code::UnknownHost
+                | Code::UnknownSubset
+                | Code::UnknownPort
+                | Code::UnknownServiceAccount
+                | Code::NoWorkload
+                | Code::TlsConflict
+        )
+    }
 }
 
 impl fmt::Display for Code {

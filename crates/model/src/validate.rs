@@ -1,10 +1,32 @@
 //! Objects → what is wrong with them or between them, and who wins where they overlap.
+//!
+//! Checks of one kind are in one file below; [`overlap`] compares resources with each other. A check reports where the
+//! field stands, what it means for traffic, and what to write instead. Resources that overlap are resolved in the order
+//! of [`Object::precedence`]; nothing is left undefined (R1.1).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use crate::diagnostic::{Code, Diagnostic};
-use crate::intent::{Key, Object, Spec};
+use crate::diagnostic::{Code, Diagnostic, Severity};
+use crate::intent::mesh::Mesh;
+use crate::intent::peer_authentication::MtlsMode;
+use crate::intent::registry::{self, Service, covers, qualify};
+use crate::intent::selection::WorkloadSelector;
+use crate::intent::{
+    DEFAULT_ROOT_NAMESPACE, DestinationRule, Key, Object, PeerAuthentication, Spec,
+};
 use crate::schema::{Path, Sink};
+use crate::yaml::Span;
+
+mod authorization_policy;
+mod destination_rule;
+mod leaf;
+mod mesh;
+mod overlap;
+mod peer_authentication;
+mod service_entry;
+mod shadow;
+mod virtual_service;
 
 /// What the checks found.
 #[derive(Debug, Default)]
@@ -21,40 +43,256 @@ pub struct Verdict {
 pub struct Conflict {
     pub loser: Key,
     pub winner: Key,
-    /// What both are about, and what happens: `host reviews.default.svc.cluster.local`.
+    /// What both are about, such as `host reviews.default.svc.cluster.local`.
     pub over: String,
 }
 
 /// Checks each object, then all of them together.
 pub fn check(objects: &[Object]) -> Verdict {
+    let world = World::new(objects);
     let mut verdict = Verdict::default();
     for object in objects {
-        action(object, &mut verdict);
+        let mut checker = Checker::new(object, &world);
+        match &object.spec {
+            Spec::Mesh(spec) => mesh::check(&mut checker, spec),
+            Spec::VirtualService(spec) => virtual_service::check(&mut checker, spec),
+            Spec::DestinationRule(spec) => destination_rule::check(&mut checker, spec),
+            Spec::ServiceEntry(spec) => service_entry::check(&mut checker, spec),
+            Spec::PeerAuthentication(spec) => peer_authentication::check(&mut checker, spec),
+            Spec::AuthorizationPolicy(spec) => authorization_policy::check(&mut checker, spec),
+        }
+        if checker.invalid {
+            verdict.invalid.insert(object.key());
+        }
+        verdict.diagnostics.append(&mut checker.sink.diagnostics);
     }
+    overlap::check(&world, &mut verdict);
     verdict
 }
 
-/// A route must lead somewhere.
-fn action(object: &Object, verdict: &mut Verdict) {
-    let Spec::VirtualService(service) = &object.spec else {
-        return;
-    };
-    let mut sink = Sink::new(object.origin.file.clone());
-    sink.resource = object.key().to_string();
-    let spec = Path::ROOT.field("spec");
-    let http = spec.field("http");
-    for (index, route) in service.http.iter().enumerate() {
-        if route.route.is_empty() && route.redirect.is_none() && route.direct_response.is_none() {
-            let at = http.index(index);
-            sink.error(
-                Code::MissingField,
-                &at,
-                object.origin.locate(&at),
-                "this route leads nowhere",
-            )
-            .help("add `route:`, `redirect:` or `directResponse:`");
-            verdict.invalid.insert(object.key());
+/// The workloads of one mesh file, as selectors see them.
+struct KnownWorkload {
+    namespace: String,
+    service: Arc<str>,
+    labels: BTreeMap<String, String>,
+    service_account: String,
+}
+
+/// Everything that a check may look up.
+struct World<'o> {
+    objects: &'o [Object],
+    services: Vec<Service>,
+    by_host: HashMap<Arc<str>, usize>,
+    rules: Vec<(&'o Object, &'o DestinationRule)>,
+    workloads: Vec<KnownWorkload>,
+    /// Whether a mesh file says which services there are; else what joins at run time is not known here.
+    complete: bool,
+    root_namespace: &'o str,
+}
+
+impl<'o> World<'o> {
+    fn new(objects: &'o [Object]) -> World<'o> {
+        let services = registry::services(objects);
+        let mut by_host = HashMap::new();
+        for (index, service) in services.iter().enumerate() {
+            by_host.entry(service.host.clone()).or_insert(index);
+        }
+        let meshes = || {
+            objects.iter().filter_map(|object| match &object.spec {
+                Spec::Mesh(mesh) => Some(mesh.as_ref()),
+                _ => None,
+            })
+        };
+        World {
+            objects,
+            by_host,
+            services,
+            rules: objects
+                .iter()
+                .filter_map(|object| match &object.spec {
+                    Spec::DestinationRule(rule) => Some((object, rule.as_ref())),
+                    _ => None,
+                })
+                .collect(),
+            workloads: meshes().flat_map(known_workloads).collect(),
+            complete: meshes().next().is_some(),
+            root_namespace: meshes()
+                .find_map(|mesh| mesh.root_namespace.as_deref())
+                .unwrap_or(DEFAULT_ROOT_NAMESPACE),
         }
     }
-    verdict.diagnostics.append(&mut sink.diagnostics);
+
+    /// The service that `host`, fully qualified, names; a wildcard of a ServiceEntry counts.
+    fn service(&self, host: &str) -> Option<&Service> {
+        self.by_host
+            .get(host)
+            .and_then(|index| self.services.get(*index))
+            .or_else(|| {
+                self.services
+                    .iter()
+                    .find(|service| covers(&service.host, host))
+            })
+    }
+
+    /// The rules for a host, wildcard ones included.
+    fn rules<'w>(
+        &'w self,
+        host: &'w str,
+    ) -> impl Iterator<Item = &'w (&'o Object, &'o DestinationRule)> {
+        self.rules
+            .iter()
+            .filter(move |(object, rule)| covers(&qualify(&rule.host, &object.namespace), host))
+    }
+
+    /// The workloads that a policy in `namespace` selects.
+    fn selected<'w>(
+        &'w self,
+        namespace: &'w str,
+        selector: Option<&'w WorkloadSelector>,
+    ) -> impl Iterator<Item = &'w KnownWorkload> {
+        let everywhere = namespace == self.root_namespace;
+        self.workloads.iter().filter(move |workload| {
+            (everywhere || workload.namespace == namespace)
+                && selector.is_none_or(|selector| selector.matches(&workload.labels))
+        })
+    }
+
+    /// How a workload's port treats plain text: mesh, namespace, workload and port, each overriding the wider one;
+    /// among several of one scope the first by precedence.
+    fn mtls(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        target: Option<u16>,
+    ) -> MtlsMode {
+        let policies = |scope: &dyn Fn(&Object, &PeerAuthentication) -> bool| {
+            self.objects
+                .iter()
+                .filter_map(|object| match &object.spec {
+                    Spec::PeerAuthentication(policy) if scope(object, policy) => {
+                        Some((object, policy.as_ref()))
+                    }
+                    _ => None,
+                })
+                .min_by(|(a, _), (b, _)| a.precedence(b))
+                .map(|(_, policy)| policy)
+        };
+        let selects = |policy: &PeerAuthentication| {
+            policy
+                .selector
+                .as_ref()
+                .filter(|selector| !selector.match_labels.is_empty())
+                .map(|selector| selector.matches(labels))
+        };
+        let mesh = policies(&|o, p| o.namespace == self.root_namespace && selects(p).is_none());
+        let wide = policies(&|o, p| o.namespace == namespace && selects(p).is_none());
+        let own = policies(&|o, p| o.namespace == namespace && selects(p) == Some(true));
+        let mut mode = MtlsMode::Permissive;
+        for policy in [mesh, wide, own].into_iter().flatten() {
+            match policy.mtls.as_ref().and_then(|mtls| mtls.mode) {
+                None | Some(MtlsMode::Unset) => {}
+                Some(set) => mode = set,
+            }
+        }
+        let port = target.and_then(|port| own?.port_level_mtls.get(&port.to_string()));
+        match port.and_then(|mtls| mtls.mode) {
+            None | Some(MtlsMode::Unset) => mode,
+            Some(set) => set,
+        }
+    }
+}
+
+fn known_workloads(mesh: &Mesh) -> impl Iterator<Item = KnownWorkload> {
+    registry::workloads(mesh).map(|(service, workload)| KnownWorkload {
+        namespace: service.namespace().to_owned(),
+        service: qualify(&service.name, service.namespace()).into(),
+        labels: workload.labels(service),
+        service_account: workload.service_account(service).to_owned(),
+    })
+}
+
+/// The checks of one object: reports at its fields and remembers whether it may be applied.
+struct Checker<'a> {
+    object: &'a Object,
+    world: &'a World<'a>,
+    sink: Sink,
+    invalid: bool,
+}
+
+impl<'a> Checker<'a> {
+    fn new(object: &'a Object, world: &'a World<'a>) -> Checker<'a> {
+        let mut sink = Sink::new(object.origin.file.clone());
+        sink.resource = object.key().to_string();
+        Checker {
+            object,
+            world,
+            sink,
+            invalid: false,
+        }
+    }
+
+    /// The value if there is one, else the key or what encloses it: where a caret helps most.
+    fn span(&self, at: &Path<'_>) -> Span {
+        match at.value(&self.object.origin.tree) {
+            Some(node) if node.text().is_some() => node.span,
+            _ => self.object.origin.locate(at),
+        }
+    }
+
+    /// The resource is wrong and is not applied, unless the fault is only in what it refers to.
+    fn error(&mut self, code: Code, at: &Path<'_>, message: impl Into<String>) -> &mut Diagnostic {
+        self.invalid |= !code.is_reference();
+        let span = self.span(at);
+        self.sink.error(code, at, span, message)
+    }
+
+    fn warning(
+        &mut self,
+        code: Code,
+        at: &Path<'_>,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        let span = self.span(at);
+        self.sink.warning(code, at, span, message)
+    }
+
+    /// As [`Checker::report`], at the key: the name of a map entry is at fault, not its value.
+    fn report_key(
+        &mut self,
+        severity: Severity,
+        code: Code,
+        at: &Path<'_>,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        let span = self.object.origin.locate(at);
+        match severity {
+            Severity::Error => {
+                self.invalid |= !code.is_reference();
+                self.sink.error(code, at, span, message)
+            }
+            Severity::Warning => self.sink.warning(code, at, span, message),
+        }
+    }
+
+    fn report(
+        &mut self,
+        severity: Severity,
+        code: Code,
+        at: &Path<'_>,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        match severity {
+            Severity::Error => self.error(code, at, message),
+            Severity::Warning => self.warning(code, at, message),
+        }
+    }
+
+    fn namespace(&self) -> &'a str {
+        &self.object.namespace
+    }
+
+    /// A host as this resource means it.
+    fn qualify(&self, host: &str) -> String {
+        qualify(host, self.namespace())
+    }
 }

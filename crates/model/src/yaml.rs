@@ -353,6 +353,9 @@ impl<'t> Builder<'t> {
                 }
                 Err(error) => {
                     let at = self.span_of(error.marker(), error.marker());
+                    if *error.kind() == granit_parser::ErrorKind::RecursionLimitExceeded {
+                        return Err(self.too_deep(at));
+                    }
                     return Err(self.stop(FaultKind::Syntax, at, error.kind().to_string()));
                 }
             }
@@ -555,13 +558,17 @@ impl<'t> Builder<'t> {
 
     fn depth(&mut self, span: Span) -> Result<(), Stop> {
         if self.open.len() > MAX_DEPTH {
-            return Err(self.stop(
-                FaultKind::TooLarge,
-                span,
-                format!("nested deeper than {MAX_DEPTH} levels"),
-            ));
+            return Err(self.too_deep(span));
         }
         Ok(())
+    }
+
+    fn too_deep(&mut self, span: Span) -> Stop {
+        self.stop(
+            FaultKind::TooLarge,
+            span,
+            format!("nested deeper than {MAX_DEPTH} levels"),
+        )
     }
 
     fn count(&mut self, nodes: usize, span: Span) -> Result<(), Stop> {

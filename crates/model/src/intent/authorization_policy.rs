@@ -28,7 +28,6 @@ token! {
         Deny = "DENY",
     }
     refused {
-        "AUDIT": "remove the policy: it would not change any decision",
         "CUSTOM": "external authorization is not served; use ALLOW or DENY rules",
     }
 }
