@@ -183,7 +183,7 @@ impl Headers {
     }
 
     /// The value of the first field with this name, in any case.
-    pub fn get_named(&self, name: &str) -> Option<&[u8]> {
+    pub fn first_named(&self, name: &str) -> Option<&[u8]> {
         let wanted = Wanted::new(name);
         self.fields_named(wanted.known)
             .iter()

@@ -62,7 +62,7 @@ fn place(source: &Source) -> Vec<Finding> {
         .attrs
         .iter()
         .any(|attribute| attribute.path().is_ident("doc"));
-    if !documented && stem != "tests" {
+    if !documented && !source.is_test {
         let text = "a file begins with `//!` and one sentence: what goes in → what comes out";
         findings.push(Finding::error(&source.path, 1, text));
     }

@@ -53,7 +53,11 @@ impl Names<'_> {
 
     fn function_name(&mut self, ident: &syn::Ident) {
         let name = ident.to_string();
-        if let Some(rest) = name.strip_prefix("get_") {
+        // `get_mut`, `get_or_insert…`: what every Rust collection calls them.
+        let customary = ["get_mut", "get_or_"]
+            .iter()
+            .any(|start| name.starts_with(start));
+        if let Some(rest) = name.strip_prefix("get_").filter(|_| !customary) {
             self.report(ident, format!("`{name}`: no `get_`; call it `{rest}`"));
         }
     }
@@ -147,7 +151,10 @@ mod tests {
                 .starts_with("3: `get_size`")
         );
         assert!(
-            found("impl Trait for Pool {\n    fn get_size(&self) {}\n}\nstruct Data;").is_empty()
+            found(
+                "impl Trait for Pool {\n    fn get_size(&self) {}\n}\nstruct Data;\nfn get_mut() {}"
+            )
+            .is_empty()
         );
     }
 
