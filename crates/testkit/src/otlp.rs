@@ -274,8 +274,7 @@ mod tests {
         [&[number << 3 | 2, length], payload].concat()
     }
 
-    #[test]
-    fn reads_spans_over_http() {
+    fn export() -> Vec<u8> {
         let pair = |key: &str, value: &str| {
             [
                 field(1, key.as_bytes()),
@@ -291,26 +290,14 @@ mod tests {
             field(9, &pair("http.status_code", "200")),
         ]
         .concat();
-        let message = field(
+        let resource = field(1, &pair("service.name", "orders"));
+        field(
             1,
-            &[
-                field(1, &field(1, &pair("service.name", "orders"))),
-                field(2, &field(2, &span)),
-            ]
-            .concat(),
-        );
+            &[field(1, &resource), field(2, &field(2, &span))].concat(),
+        )
+    }
 
-        let collector = Collector::start();
-        let headers = [("content-type", "application/x-protobuf")];
-        let response = crate::http::request(
-            collector.addr(),
-            "POST",
-            "otlp",
-            "/v1/traces",
-            &headers,
-            &message,
-        );
-        assert_eq!(response.expect("an answer").status, 200);
+    fn assert_received(collector: &Collector) {
         let spans = collector.spans();
         assert_eq!(spans.len(), 1);
         assert_eq!(
@@ -321,7 +308,52 @@ mod tests {
             (spans[0].span_id.as_str(), spans[0].parent_id.as_str()),
             ("cd".repeat(8).as_str(), "")
         );
+        assert_eq!(spans[0].name, "GET /users");
         assert_eq!(spans[0].attributes["http.status_code"], "200");
         assert_eq!(spans[0].resource["service.name"], "orders");
+    }
+
+    #[test]
+    fn reads_spans_over_http() {
+        let collector = Collector::start();
+        let headers = [("content-type", "application/x-protobuf")];
+        let response = crate::http::request(
+            collector.addr(),
+            "POST",
+            "otlp",
+            "/v1/traces",
+            &headers,
+            &export(),
+        );
+        assert_eq!(response.expect("an answer").status, 200);
+        assert_received(&collector);
+    }
+
+    #[tokio::test]
+    async fn reads_spans_over_grpc() {
+        let collector = Collector::start();
+        let stream = tokio::net::TcpStream::connect(collector.addr())
+            .await
+            .expect("a connection");
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("HTTP/2");
+        tokio::spawn(connection);
+        let message = export();
+        let length = u32::try_from(message.len())
+            .expect("a short message")
+            .to_be_bytes();
+        let service = "opentelemetry.proto.collector.trace.v1.TraceService";
+        let request = http::Request::post(format!("{}/{service}/Export", collector.endpoint()))
+            .header("content-type", "application/grpc")
+            .body(Full::new(Bytes::from(
+                [&[0], &length[..], &message].concat(),
+            )))
+            .expect("a request");
+        let response = client.send_request(request).await.expect("an answer");
+        let answer = response.into_body().collect().await.expect("a body");
+        assert_eq!(answer.trailers().expect("trailers")["grpc-status"], "0");
+        assert_received(&collector);
     }
 }
