@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::defaults::{ISTIO, RIPSTOP};
 use crate::diagnostic::{Code, Diagnostic, Severity};
-use crate::intent::mesh::Mesh;
+use crate::intent::mesh::{Defaults, Mesh};
 use crate::intent::peer_authentication::MtlsMode;
 use crate::intent::registry::{self, Service, covers, qualify};
 use crate::intent::selection::WorkloadSelector;
@@ -16,6 +17,7 @@ use crate::intent::{
     DEFAULT_ROOT_NAMESPACE, DestinationRule, Key, Object, PeerAuthentication, Spec,
 };
 use crate::schema::{Path, Sink};
+use crate::snapshot::http::PathOptions;
 use crate::yaml::Span;
 
 mod authorization_policy;
@@ -88,6 +90,8 @@ struct World<'o> {
     /// Whether a mesh file says which services there are; else what joins at run time is not known here.
     complete: bool,
     root_namespace: &'o str,
+    /// How the data plane will normalise paths.
+    paths: PathOptions,
 }
 
 impl<'o> World<'o> {
@@ -119,6 +123,10 @@ impl<'o> World<'o> {
             root_namespace: meshes()
                 .find_map(|mesh| mesh.root_namespace.as_deref())
                 .unwrap_or(DEFAULT_ROOT_NAMESPACE),
+            paths: match meshes().find_map(|mesh| mesh.defaults) {
+                Some(Defaults::Istio) => ISTIO.path,
+                Some(Defaults::Ripstop) | None => RIPSTOP.path,
+            },
         }
     }
 
@@ -294,5 +302,50 @@ impl<'a> Checker<'a> {
     /// A host as this resource means it.
     fn qualify(&self, host: &str) -> String {
         qualify(host, self.namespace())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::analyze;
+
+    /// Mesh, namespace, workload, port: each overrides the wider one; of two in one scope the older counts.
+    #[test]
+    fn plain_text_follows_the_narrowest_scope() {
+        let policies = r#"
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: mesh, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: older, namespace: shop, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec: {mtls: {mode: PERMISSIVE}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: a-younger, namespace: shop, creationTimestamp: "2026-01-02T00:00:00Z"}
+spec: {mtls: {mode: DISABLE}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: db, namespace: shop}
+spec:
+  selector: {matchLabels: {app: db}}
+  portLevelMtls: {"5432": {mode: DISABLE}, "80": {mode: UNSET}}
+"#;
+        let analysis = analyze(&[("f", policies)]);
+        let world = World::new(&analysis.objects);
+        let labels = |app: &str| BTreeMap::from([("app".to_owned(), app.to_owned())]);
+        let mode = |namespace, app, port| world.mtls(namespace, &labels(app), port);
+        assert_eq!(mode("other", "x", None), MtlsMode::Strict);
+        assert_eq!(mode("shop", "x", Some(5432)), MtlsMode::Permissive);
+        assert_eq!(mode("shop", "db", Some(5432)), MtlsMode::Disable);
+        assert_eq!(mode("shop", "db", Some(80)), MtlsMode::Permissive);
+        assert_eq!(analysis.conflicts.len(), 1);
+        assert_eq!(analysis.conflicts[0].loser.name, "a-younger");
+        assert_eq!(analysis.conflicts[0].winner.name, "older");
     }
 }

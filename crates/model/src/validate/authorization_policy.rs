@@ -348,7 +348,7 @@ fn path(on: &mut Checker<'_>, at: &Path<'_>, value: &str) {
     }
     let literal = value.strip_suffix('*').unwrap_or(value);
     if !literal.is_empty() {
-        on.path(at, literal);
+        on.path(at, literal, literal.len() < value.len());
     }
 }
 

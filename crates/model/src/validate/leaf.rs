@@ -9,7 +9,9 @@ use super::Checker;
 use crate::diagnostic::{Code, Severity};
 use crate::intent::registry::CLUSTER_DOMAIN;
 use crate::intent::selection::{StringMatch, WorkloadSelector};
+use crate::normalize;
 use crate::schema::{Path, nearest};
+use crate::snapshot::http::PathOptions;
 use crate::snapshot::matching::Pattern;
 
 /// Which hosts a field takes.
@@ -173,15 +175,15 @@ impl Checker<'_> {
     /// A matcher on the normalised path.
     pub(super) fn path_match(&mut self, at: &Path<'_>, value: &StringMatch) {
         match value {
-            StringMatch::Exact(path) => self.path(&at.field("exact"), path),
-            StringMatch::Prefix(path) => self.path(&at.field("prefix"), path),
+            StringMatch::Exact(path) => self.path(&at.field("exact"), path, false),
+            StringMatch::Prefix(path) => self.path(&at.field("prefix"), path, true),
             StringMatch::Regex(_) | StringMatch::Present => self.string_match(at, value),
         }
     }
 
     /// What no request can match, because paths are compared in their normalised form.
-    pub(super) fn path(&mut self, at: &Path<'_>, path: &str) {
-        let Some((why, instead)) = unreachable(path) else {
+    pub(super) fn path(&mut self, at: &Path<'_>, path: &str, prefix: bool) {
+        let Some((why, instead)) = unreachable(path, prefix, &self.world.paths) else {
             return;
         };
         self.warning(
@@ -355,81 +357,72 @@ pub(super) fn is_token(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-/// Why no normalised path starts with or equals `path`, and what to write instead.
-fn unreachable(path: &str) -> Option<(&'static str, String)> {
+/// Why no request's path equals `path`, or starts with it, and what to write instead: the data plane's own normalisation
+/// decides, under the mesh's options.
+fn unreachable(path: &str, prefix: bool, options: &PathOptions) -> Option<(String, String)> {
     if !path.starts_with('/') {
         let instead = format!("write `/{path}`");
-        return Some(("paths start with `/`", instead));
+        return Some(("paths start with `/`".to_owned(), instead));
     }
-    if path.contains(['?', '#']) {
-        let end = path.find(['?', '#']).unwrap_or(path.len());
+    if let Some(end) = path.find(['?', '#']) {
         return Some((
-            "the query is not part of the path",
+            "the query is not part of the path".to_owned(),
             format!(
                 "write `{}` and match the query with `queryParams`",
                 &path[..end]
             ),
         ));
     }
-    if path.contains("//") {
-        let mut instead = path.to_owned();
-        while instead.contains("//") {
-            instead = instead.replace("//", "/");
-        }
-        return Some((
-            "repeated slashes are merged before matching",
-            format!("write `{instead}`"),
-        ));
-    }
-    if path.contains('\\') {
-        return Some((
-            "backslashes are turned into slashes before matching",
-            format!("write `{}`", path.replace('\\', "/")),
-        ));
-    }
-    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Some((
-            "dot segments are resolved before matching",
-            "write the path that they lead to".to_owned(),
-        ));
-    }
-    let mut bytes = path.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            continue;
-        }
-        let digits = (bytes.next(), bytes.next());
-        let value = |digit: Option<u8>| char::from(digit?).to_digit(16);
-        let (Some(high), Some(low)) = (value(digits.0), value(digits.1)) else {
-            return Some((
-                "a `%` that starts no escape is refused with 400",
-                "write %25 for a percent sign".to_owned(),
-            ));
+    // A prefix may end inside a segment or an escape that is harmless once it is complete: `/.` of `/.well-known`.
+    let tails: &[&str] = if prefix { &["x", "5", "25"] } else { &[""] };
+    let mut first = None;
+    for tail in tails {
+        let whole = format!("{path}{tail}");
+        let found = match normalize::path(&whole, options) {
+            Ok(normalize::Path::Forward(normal)) if normal == whole => return None,
+            Ok(normalize::Path::Forward(normal)) => {
+                let normal = normal.strip_suffix(tail).unwrap_or(&normal);
+                (
+                    format!("such a path is rewritten to `{normal}` before matching"),
+                    format!("write `{normal}`"),
+                )
+            }
+            Ok(normalize::Path::Redirect(normal)) => (
+                "such a path is redirected to its normal form".to_owned(),
+                format!("write `{normal}`"),
+            ),
+            Err(error) => (
+                format!("it is answered with 400, {error}"),
+                "write the path as clients send it".to_owned(),
+            ),
         };
-        let decoded = char::from_u32(high * 16 + low).unwrap_or_default();
-        if decoded.is_ascii_alphanumeric() || matches!(decoded, '-' | '.' | '_' | '~') {
-            return Some((
-                "unreserved characters are decoded before matching",
-                format!("write `{decoded}` instead of its escape"),
-            ));
-        }
+        first.get_or_insert(found);
     }
-    None
+    first
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::defaults::{ISTIO, RIPSTOP};
 
     #[test]
     fn paths_that_normalisation_makes_unreachable() {
+        let options = &RIPSTOP.path;
         for path in [
             "a", "/a//b", "/a/../b", "/a/.", "/%61", "/a%zz", "/a?b", "/a\\b",
         ] {
-            assert!(unreachable(path).is_some(), "{path}");
+            assert!(unreachable(path, false, options).is_some(), "{path}");
         }
-        for path in ["/", "/a/b", "/a.b/..c", "/%2F", "/é", "/a%20b"] {
-            assert!(unreachable(path).is_none(), "{path}");
+        for path in ["/", "/a/b", "/a.b/..c", "/%2F", "/a%20b", "/.well-known/x"] {
+            assert!(unreachable(path, false, options).is_none(), "{path}");
         }
+        for path in ["/a//b", "/a/../b", "/%61"] {
+            assert!(unreachable(path, true, options).is_some(), "{path}");
+        }
+        for path in ["/.", "/a/..", "/a%2", "/a%", "/"] {
+            assert!(unreachable(path, true, options).is_none(), "{path}");
+        }
+        assert!(unreachable("/a//b", false, &ISTIO.path).is_none());
     }
 }
