@@ -290,6 +290,8 @@ enum Open {
         span: Span,
         anchor: usize,
         entries: Vec<Entry>,
+        /// The keys so far: a mapping may be long.
+        keys: HashMap<String, Span>,
         key: Option<(String, Span)>,
         merges: Vec<Node>,
     },
@@ -415,6 +417,7 @@ impl<'t> Builder<'t> {
                     span,
                     anchor,
                     entries: Vec::new(),
+                    keys: HashMap::new(),
                     key: None,
                     merges: Vec::new(),
                 });
@@ -462,6 +465,7 @@ impl<'t> Builder<'t> {
                 span,
                 anchor,
                 mut entries,
+                mut keys,
                 merges,
                 ..
             }) => {
@@ -471,7 +475,7 @@ impl<'t> Builder<'t> {
                     ..span
                 };
                 for merged in merges {
-                    self.merge(&mut entries, merged)?;
+                    self.merge(&mut entries, &mut keys, merged)?;
                 }
                 self.place(
                     Node {
@@ -486,11 +490,17 @@ impl<'t> Builder<'t> {
     }
 
     /// `<<`: keys of the merged mapping that are not written out (YAML 1.1 merge key; compose files use it).
-    fn merge(&mut self, entries: &mut Vec<Entry>, merged: Node) -> Result<(), Stop> {
+    fn merge(
+        &mut self,
+        entries: &mut Vec<Entry>,
+        keys: &mut HashMap<String, Span>,
+        merged: Node,
+    ) -> Result<(), Stop> {
         match merged.value {
             Value::Map(from) => {
                 for entry in from {
-                    if !entries.iter().any(|own| own.key == entry.key) {
+                    if !keys.contains_key(&entry.key) {
+                        keys.insert(entry.key.clone(), entry.key_span);
                         entries.push(entry);
                     }
                 }
@@ -498,7 +508,7 @@ impl<'t> Builder<'t> {
             }
             Value::List(items) => items
                 .into_iter()
-                .try_for_each(|item| self.merge(entries, item)),
+                .try_for_each(|item| self.merge(entries, keys, item)),
             Value::Null | Value::Scalar(_) => Err(self.stop(
                 FaultKind::Syntax,
                 merged.span,
@@ -520,20 +530,22 @@ impl<'t> Builder<'t> {
             Some(Open::List { items, .. }) => items.push(node),
             Some(Open::Map {
                 entries,
+                keys,
                 key,
                 merges,
                 ..
             }) => match key.take() {
                 Some((name, _)) if name == "<<" => merges.push(node),
                 Some((name, key_span)) => {
-                    if let Some(first) = entries.iter().find(|entry| entry.key == name) {
+                    if let Some(first) = keys.get(&name) {
                         self.faults.push(Fault {
                             kind: FaultKind::DuplicateKey,
                             span: key_span,
                             message: format!("`{name}` is set twice"),
-                            earlier: Some(first.key_span),
+                            earlier: Some(*first),
                         });
                     } else {
+                        keys.insert(name.clone(), key_span);
                         entries.push(Entry {
                             key: name,
                             key_span,

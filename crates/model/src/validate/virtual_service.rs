@@ -96,6 +96,9 @@ fn hosts(on: &mut Checker<'_>, root: &Path<'_>, spec: &VirtualService) {
     }
 }
 
+/// How many matches a later one is compared with: the comparison is of each with each.
+const MAX_COMPARED: usize = 1000;
+
 /// First match wins: what an earlier route takes, no later one sees.
 fn order(on: &mut Checker<'_>, at: &Path<'_>, routes: &[HttpRoute]) {
     let everything = [HttpMatch::default()];
@@ -115,6 +118,7 @@ fn order(on: &mut Checker<'_>, at: &Path<'_>, routes: &[HttpRoute]) {
             .map(|later| {
                 earlier
                     .iter()
+                    .take(MAX_COMPARED)
                     .find(|(_, first)| shadow::covers(first, later))
                     .map(|(by, first)| (*by, shadow::same(first, later)))
             })
@@ -159,7 +163,7 @@ fn order(on: &mut Checker<'_>, at: &Path<'_>, routes: &[HttpRoute]) {
             let list = path.field("match");
             if own
                 .iter()
-                .take(which)
+                .take(which.min(MAX_COMPARED))
                 .any(|first| shadow::covers(first, later))
             {
                 on.warning(
