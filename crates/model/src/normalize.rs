@@ -265,6 +265,9 @@ pub enum AuthorityError {
 /// Normalises `host[:port]`: lower case, no trailing dot, IPv6 in its shortest form, the scheme's default port and an
 /// empty port dropped.
 pub fn authority(authority: &str, default_port: u16) -> Result<Cow<'_, str>, AuthorityError> {
+    if is_plain(authority, default_port) {
+        return Ok(Cow::Borrowed(authority));
+    }
     let bytes = authority.as_bytes();
     let (host_end, bracketed) = match bytes.first() {
         None => return Err(AuthorityError::Empty),
@@ -306,6 +309,25 @@ pub fn authority(authority: &str, default_port: u16) -> Result<Cow<'_, str>, Aut
     let mut out = name.to_ascii_lowercase();
     push_port(&mut out, shown);
     Ok(Cow::Owned(out))
+}
+
+/// The usual case in one pass: lower-case labels, and a port only if it is not the default.
+fn is_plain(authority: &str, default_port: u16) -> bool {
+    let mut previous = b'.';
+    for (at, byte) in authority.bytes().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => {}
+            b'.' if previous != b'.' => {}
+            b':' if previous != b'.' => {
+                let digits = authority.get(at + 1..).unwrap_or_default();
+                return !digits.starts_with('0')
+                    && port(digits).is_ok_and(|port| port != default_port);
+            }
+            _ => return false,
+        }
+        previous = byte;
+    }
+    previous != b'.'
 }
 
 fn push_port(out: &mut String, port: Option<u16>) {

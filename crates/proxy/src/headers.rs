@@ -8,11 +8,13 @@
 //! (`Name: value\r\n`), so a run of untouched neighbours is written with one copy.
 
 mod known;
+pub(crate) mod scan;
 
 use std::borrow::Cow;
 use std::fmt;
 
 pub use known::Known;
+use scan::{find_control, is_control};
 
 /// A part of the text buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -526,67 +528,9 @@ impl PartialEq for Headers {
     }
 }
 
-const TOKEN: u8 = 1;
-const TARGET: u8 = 2;
-
-/// Byte classes: `TOKEN` per RFC 9110 section 5.6.2, `TARGET` for the visible ASCII a request target may hold (no `#`).
-#[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-static CLASSES: [u8; 256] = {
-    let mut classes = [0; 256];
-    let mut byte = 0x21;
-    while byte < 0x7f {
-        let token = matches!(byte as u8,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-            | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z');
-        classes[byte] = if token { TOKEN } else { 0 } | if byte as u8 == b'#' { 0 } else { TARGET };
-        byte += 1;
-    }
-    classes
-};
-
-#[inline]
-fn class(byte: u8) -> u8 {
-    CLASSES.get(usize::from(byte)).copied().unwrap_or_default()
-}
-
-#[inline]
-pub(crate) fn is_token_byte(byte: u8) -> bool {
-    class(byte) & TOKEN != 0
-}
-
-#[inline]
-pub(crate) fn is_target_byte(byte: u8) -> bool {
-    class(byte) & TARGET != 0
-}
-
 /// A non-empty token (RFC 9110 section 5.6.2).
 pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| is_token_byte(*byte))
-}
-
-/// Bytes a field value may not hold: all controls but the tab (RFC 9110 section 5.5).
-#[inline]
-fn is_control(byte: u8) -> bool {
-    (byte < 0x20 && byte != b'\t') || byte == 0x7f
-}
-
-/// Where the first control byte is; sixteen bytes at a time, in a form the compiler turns into vector code.
-#[inline]
-pub(crate) fn find_control(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    for chunk in chunks {
-        let found = chunk
-            .iter()
-            .fold(0u8, |found, byte| found | u8::from(is_control(*byte)));
-        if found != 0 {
-            let inside = chunk.iter().position(|byte| is_control(*byte))?;
-            return Some(at + inside);
-        }
-        at += 16;
-    }
-    let inside = rest.iter().position(|byte| is_control(*byte))?;
-    Some(at + inside)
+    !bytes.is_empty() && scan::find_not_token(bytes).is_none()
 }
 
 #[cfg(test)]

@@ -316,7 +316,7 @@ impl RequestHead {
 fn target_bytes(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for byte in text.bytes() {
-        if crate::headers::is_target_byte(byte) {
+        if crate::headers::scan::is_target_byte(byte) {
             out.push(byte);
         } else {
             let hex = |nibble: u8| {

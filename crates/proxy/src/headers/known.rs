@@ -1,5 +1,7 @@
 //! Header names the proxy acts on: a name's bytes in, one small enum out, recognised once while the head is parsed.
 
+use super::scan::same_token;
+
 /// Builds the enum, its names and the table of names from one list.
 macro_rules! known {
     ($($variant:ident = $name:literal),+ $(,)?) => {
@@ -124,7 +126,7 @@ const SEED: u32 = TABLE.0;
 static SLOT_TABLE: [u8; SLOTS] = TABLE.1;
 
 impl Known {
-    /// Recognises a name in any case.
+    /// Recognises a name, which must be a token, in any case.
     #[inline]
     pub fn of(name: &[u8]) -> Known {
         let [first, ..] = name else {
@@ -137,8 +139,7 @@ impl Known {
         let here = slot(name.len(), *first, *inner, *last, SEED);
         if let Some(index @ 1..) = SLOT_TABLE.get(here).copied()
             && let Some((candidate, known)) = NAMES.get(usize::from(index) - 1)
-            && candidate.len() == name.len()
-            && candidate.as_bytes().eq_ignore_ascii_case(name)
+            && same_token(candidate.as_bytes(), name)
         {
             return *known;
         }

@@ -1,4 +1,4 @@
-use super::{Headers, Known, Line, find_control};
+use super::{Headers, Known, Line};
 
 fn lines(headers: &Headers) -> String {
     let mut out = Vec::new();
@@ -93,20 +93,4 @@ fn the_http_map_and_back() {
     let mut back = Headers::new();
     back.extend_from_map(&map);
     assert_eq!(back.joined("x-one").as_deref(), Some("1,2"));
-}
-
-#[test]
-fn control_bytes_are_found_wherever_they_are() {
-    for len in 0..70 {
-        let clean = vec![b'a'; len];
-        assert_eq!(find_control(&clean), None);
-        for at in 0..len {
-            for byte in [0, 0x1f, 0x7f, b'\r', b'\n'] {
-                let mut dirty = clean.clone();
-                dirty[at] = byte;
-                assert_eq!(find_control(&dirty), Some(at));
-            }
-        }
-    }
-    assert_eq!(find_control(b"a\tb\x80\xff"), None);
 }

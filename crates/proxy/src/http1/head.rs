@@ -7,7 +7,8 @@
 use std::ops::ControlFlow;
 
 use super::error::{Error, Problem};
-use crate::headers::{Field, Headers, Known, Span, find_control, is_target_byte, is_token_byte};
+use crate::headers::scan::{find_control, find_not_target, find_not_token};
+use crate::headers::{Field, Headers, Known, Span};
 use crate::message::{Method, RequestHead, ResponseHead, Version};
 
 /// How large a head may be. What is over the limit is 431 to a client, 502 for an upstream's response.
@@ -128,14 +129,14 @@ impl Scan {
         Ok(Step::Continue(()))
     }
 
-    /// Moves to the first byte from here on that is not wanted, and answers it.
+    /// Moves to the byte that `find` finds from here on, and answers it.
     #[inline]
-    fn run(&mut self, text: &[u8], wanted: impl Fn(u8) -> bool) -> Option<u8> {
+    fn run(&mut self, text: &[u8], find: impl Fn(&[u8]) -> Option<usize>) -> Option<u8> {
         let rest = text.get(self.at..).unwrap_or_default();
-        match rest.iter().position(|byte| !wanted(*byte)) {
+        match find(rest) {
             Some(length) => {
                 self.at += length;
-                text.get(self.at).copied()
+                rest.get(length).copied()
             }
             None => {
                 self.at = text.len();
@@ -145,7 +146,7 @@ impl Scan {
     }
 
     fn method(&mut self, text: &[u8]) -> Result<Step, Problem> {
-        match self.run(text, is_token_byte) {
+        match self.run(text, find_not_token) {
             None => return Ok(Step::Break(None)),
             Some(b' ') if self.at > self.start => {}
             Some(b'\n') => return Err(Problem::BareLf),
@@ -159,7 +160,7 @@ impl Scan {
     }
 
     fn target(&mut self, text: &[u8]) -> Result<Step, Problem> {
-        match self.run(text, is_target_byte) {
+        match self.run(text, find_not_target) {
             None => return Ok(Step::Break(None)),
             Some(b' ') if self.at > self.start => {}
             Some(b' ' | b'\r') => return Err(Problem::StartLine),
@@ -238,12 +239,9 @@ impl Scan {
     /// Moves over text without control bytes to CR LF; where the CR is.
     #[inline]
     fn line_end(&mut self, text: &[u8]) -> Result<Option<usize>, Problem> {
-        let rest = text.get(self.at..).unwrap_or_default();
-        let Some(length) = find_control(rest) else {
-            self.at = text.len();
+        if self.run(text, find_control).is_none() {
             return Ok(None);
-        };
-        self.at += length;
+        }
         match (text.get(self.at), text.get(self.at + 1)) {
             (Some(b'\r'), Some(b'\n')) => Ok(Some(self.at)),
             (Some(b'\r'), None) => Ok(None),
@@ -257,6 +255,10 @@ impl Scan {
     fn field_lines(&mut self, text: &[u8], fields: &mut Fields<'_>) -> Result<Step, Problem> {
         loop {
             if self.state == State::Line {
+                while let Some((name, value, end)) = usual_line(text, self.at) {
+                    fields.push(text, name, value, end)?;
+                    self.at = end + 2;
+                }
                 match text.get(self.at) {
                     None => return Ok(Step::Break(None)),
                     Some(b'\r') => {
@@ -274,7 +276,7 @@ impl Scan {
                 self.state = State::Name;
             }
             if self.state == State::Name {
-                match self.run(text, is_token_byte) {
+                match self.run(text, find_not_token) {
                     None => return Ok(Step::Break(None)),
                     Some(b':') if self.at > self.start => {}
                     Some(b' ' | b'\t') => return Err(Problem::SpaceBeforeColon),
@@ -287,11 +289,12 @@ impl Scan {
                 self.state = State::BeforeValue;
             }
             if self.state == State::BeforeValue {
-                if self
-                    .run(text, |byte| matches!(byte, b' ' | b'\t'))
-                    .is_none()
-                {
-                    return Ok(Step::Break(None));
+                loop {
+                    match text.get(self.at) {
+                        None => return Ok(Step::Break(None)),
+                        Some(b' ' | b'\t') => self.at += 1,
+                        Some(_) => break,
+                    }
                 }
                 self.start = self.at;
                 self.state = State::Value;
@@ -304,6 +307,26 @@ impl Scan {
             self.state = State::Line;
         }
     }
+}
+
+/// A whole line of the usual form, `Name: value\r\n`: its name, where its value starts, where its CR is. Whatever is
+/// unusual or incomplete is `None` and left to the careful way.
+#[inline]
+fn usual_line(text: &[u8], at: usize) -> Option<(Span, usize, usize)> {
+    let rest = text.get(at..)?;
+    let colon = find_not_token(rest)?;
+    let [b':', b' ', value @ ..] = rest.get(colon..)? else {
+        return None;
+    };
+    if colon == 0 || matches!(value.first(), Some(b' ' | b'\t')) {
+        return None;
+    }
+    let length = find_control(value)?;
+    let [b'\r', b'\n', ..] = value.get(length..)? else {
+        return None;
+    };
+    let start = at + colon + 2;
+    Some((Span::new(at, at + colon), start, start + length))
 }
 
 /// Where the scanner puts field lines.

@@ -7,6 +7,7 @@ use ripstop_model::normalize;
 
 use super::error::{Error, Problem};
 use super::framing::{self, Framing};
+use crate::headers::scan::same_token;
 use crate::headers::{Headers, Known, Span, is_token};
 use crate::message::{Method, RequestHead, Scheme, TargetForm, Version};
 
@@ -322,6 +323,10 @@ pub(super) fn options(headers: &mut Headers) -> Options {
     let mut options = Options::default();
     let mut named: Vec<String> = Vec::new();
     for value in headers.all(Known::Connection) {
+        if same_token(b"keep-alive", value) {
+            options.persist = true;
+            continue;
+        }
         for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if token.eq_ignore_ascii_case(b"close") {
                 options.close = true;
