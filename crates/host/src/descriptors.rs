@@ -195,6 +195,25 @@ pub(crate) fn inherited(number: RawFd, what: &str) -> io::Result<OwnedFd> {
     Ok(descriptor)
 }
 
+/// Makes every descriptor but stdin, stdout and stderr close-on-exec, those the caller leaked into us included: an app
+/// must not find a door to the host among its files.
+pub(crate) fn seal() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(number) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<RawFd>().ok())
+        else {
+            continue;
+        };
+        // SAFETY: a flag of a number; a number that has been closed meanwhile is an error without consequence.
+        if number > 2 && unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            tracing::trace!(number, "descriptor closed meanwhile");
+        }
+    }
+    Ok(())
+}
+
 /// Makes `command`'s child inherit each descriptor under the number beside it.
 pub(crate) fn pass(command: &mut std::process::Command, descriptors: Vec<(OwnedFd, RawFd)>) {
     use std::os::unix::process::CommandExt;

@@ -35,6 +35,7 @@ use sockets::{Sockets, Supplies};
 pub fn main() -> ExitCode {
     let inherited = descriptors::inherited(KEEPER_SPEC, "the workload").and_then(|spec| {
         let control = descriptors::inherited(KEEPER_CONTROL, "the supervisor")?;
+        descriptors::seal()?;
         Ok((descriptors::read_document::<Spec>(spec)?, control))
     });
     let (spec, control) = match inherited {

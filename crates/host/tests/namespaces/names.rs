@@ -1,0 +1,174 @@
+//! Names, through the libc resolver and by hand.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use crate::bench::{Bench, callers};
+
+/// A resolver outside: answers every A query with 198.51.100.7, names that begin with `none` and those of the search
+/// domain with NXDOMAIN, and those that begin with `long` over datagrams with a truncated answer.
+fn outside() -> SocketAddr {
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = datagrams.local_addr().unwrap();
+    let streams = TcpListener::bind(address).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = datagrams.recv_from(&mut buffer) {
+            datagrams
+                .send_to(&answer(&buffer[..length], true), from)
+                .unwrap();
+        }
+    });
+    std::thread::spawn(move || {
+        for stream in streams.incoming() {
+            let mut stream = stream.unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut query).unwrap();
+            let answer = answer(&query, false);
+            stream
+                .write_all(&(answer.len() as u16).to_be_bytes())
+                .unwrap();
+            stream.write_all(&answer).unwrap();
+        }
+    });
+    address
+}
+
+fn answer(query: &[u8], datagram: bool) -> Vec<u8> {
+    let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+    let mut answer = query[..end].to_vec();
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let name = String::from_utf8_lossy(&query[13..end]).into_owned();
+    if name.starts_with("none") || name.contains("corp") {
+        answer[3] |= 3;
+    } else if name.starts_with("long") && datagram {
+        answer[2] |= 2;
+    } else if query[end - 3] == 1 {
+        answer[7] = 1;
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 198, 51, 100, 7]);
+    }
+    answer
+}
+
+const LOOK_UP: &str = r#"
+import socket
+def names(name, family=socket.AF_UNSPEC):
+    try:
+        found = socket.getaddrinfo(name, 80, family, socket.SOCK_STREAM)
+        return sorted(set(address[4][0] for address in found))
+    except socket.gaierror as e:
+        return {socket.EAI_AGAIN: 'again', socket.EAI_NONAME: 'no such name', socket.EAI_NODATA: 'no address'}[e.errno]
+"#;
+
+fn bench(caller: crate::bench::Caller, program: &str) -> Bench {
+    let mut bench = Bench::python(caller, &format!("{LOOK_UP}{program}"));
+    bench.nameservers = vec![outside()];
+    for name in ["orders", "orders.shop", "ip/240.240.0.9"] {
+        bench.names.insert(
+            name.into(),
+            vec!["240.240.0.9".parse().unwrap(), "2001:2::9".parse().unwrap()],
+        );
+    }
+    bench
+        .names
+        .insert("four".into(), vec!["240.240.0.4".parse().unwrap()]);
+    bench.names.insert("silent".into(), vec![]);
+    bench
+}
+
+#[test]
+fn libc_finds_mesh_names_outside_names_and_their_absence() {
+    for caller in callers() {
+        let program = "
+print(names('orders'), names('orders.shop'))
+print(names('four'), names('four', socket.AF_INET6))
+print(names('silent'))
+print(names('example.com', socket.AF_INET), names('none.example'), names('long.example', socket.AF_INET))
+print(names('localhost', socket.AF_INET), names('laptop', socket.AF_INET))
+print(names('host.ripstop.internal'))
+print(socket.gethostbyaddr('240.240.0.9')[0])
+print(open('/etc/resolv.conf').read().splitlines()[1:])
+print([line for line in open('/etc/nsswitch.conf') if line.startswith('hosts')])";
+        let mut bench = bench(caller, program);
+        // A name that no /etc/hosts has.
+        bench.spec.resolver.hostname = "laptop".into();
+        assert_eq!(
+            bench.lines(),
+            [
+                "['2001:2::9', '240.240.0.9'] ['2001:2::9', '240.240.0.9']",
+                "['240.240.0.4'] no address",
+                "again",
+                "['198.51.100.7'] no such name ['198.51.100.7']",
+                "['127.0.0.1'] ['10.88.0.5']",
+                "no such name",
+                "ip-240.240.0.9.default.svc.cluster.local",
+                "['nameserver 127.0.0.1', 'search corp.example', 'options ndots:0']",
+                r"['hosts: files dns\n']",
+            ],
+            "{caller:?}"
+        );
+    }
+}
+
+#[test]
+fn any_resolver_address_is_captured_over_udp_and_tcp() {
+    for caller in callers() {
+        let program = r"
+import struct
+def query(name):
+    labels = b''.join(bytes([len(label)]) + label for label in name.encode().split(b'.'))
+    return b'\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00' + labels + b'\x00\x00\x01\x00\x01'
+def read(stream, length):
+    data = b''
+    while len(data) < length:
+        data += stream.recv(length - len(data))
+    return data
+def ask(server, name, kind):
+    family = socket.AF_INET6 if ':' in server else socket.AF_INET
+    with socket.socket(family, kind) as s:
+        s.settimeout(30); s.connect((server, 53))
+        if kind == socket.SOCK_DGRAM:
+            s.send(query(name)); answer = s.recv(4096)
+        else:
+            s.sendall(struct.pack('>H', len(query(name))) + query(name))
+            answer = read(s, struct.unpack('>H', read(s, 2))[0])
+        return '.'.join(str(byte) for byte in answer[-4:])
+for server in ['127.0.0.1', '127.0.0.53', '127.0.0.11', '::1', '8.8.8.8', '2001:4860:4860::8888']:
+    print(server, ask(server, 'orders', socket.SOCK_DGRAM), ask(server, 'orders', socket.SOCK_STREAM),
+          ask(server, 'example.com', socket.SOCK_DGRAM), ask(server, 'example.com', socket.SOCK_STREAM))";
+        let lines = bench(caller, program).lines();
+        let answers = "240.240.0.9 240.240.0.9 198.51.100.7 198.51.100.7";
+        let servers = [
+            "127.0.0.1",
+            "127.0.0.53",
+            "127.0.0.11",
+            "::1",
+            "8.8.8.8",
+            "2001:4860:4860::8888",
+        ];
+        assert_eq!(
+            lines,
+            servers.map(|server| format!("{server} {answers}")),
+            "{caller:?}"
+        );
+    }
+}
+
+#[test]
+fn no_outside_resolver_is_a_quick_failure_for_outside_names_only() {
+    for caller in callers() {
+        let mut bench = bench(
+            caller,
+            "print(names('example.com'), names('four', socket.AF_INET))",
+        );
+        // Nothing listens there, over either transport.
+        let closed = UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        bench.nameservers = vec![closed];
+        assert_eq!(bench.lines(), ["again ['240.240.0.4']"], "{caller:?}");
+    }
+}
