@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Deserialize)]
 struct File {
@@ -90,9 +90,12 @@ async fn run(file: &Path) -> ExitCode {
             })
         }),
     };
+    // Before the app can run: a signal that comes while it starts is passed on when it has.
+    let terminate = signal(SignalKind::terminate()).expect("a signal handler");
+    let hang_up = signal(SignalKind::hangup()).expect("a signal handler");
     match start(spec, programs, Patience::default()).await {
         Ok(running) => {
-            let exit = attend(running).await;
+            let exit = attend(running, terminate, hang_up).await;
             eprintln!("ended {exit:?}");
             ExitCode::from(exit.code() as u8)
         }
@@ -107,9 +110,7 @@ async fn run(file: &Path) -> ExitCode {
 }
 
 /// Passes SIGHUP, ends on SIGTERM, tells of the processes on stderr.
-async fn attend(mut running: Running) -> Exit {
-    let mut terminate = signal(SignalKind::terminate()).expect("a signal handler");
-    let mut hang_up = signal(SignalKind::hangup()).expect("a signal handler");
+async fn attend(mut running: Running, mut terminate: Signal, mut hang_up: Signal) -> Exit {
     let mut sidecar = running.sidecar();
     let (outer, init) = running.keeper_pids();
     eprintln!("keeper {outer} {init}");
@@ -128,14 +129,14 @@ async fn attend(mut running: Running) -> Exit {
         }
         tokio::select! {
             exit = running.wait() => return exit,
-            _ = terminate.recv() => return running.stop(libc_sigterm(), Duration::from_secs(5)).await,
+            _ = terminate.recv() => return running.stop(sigterm(), Duration::from_secs(5)).await,
             _ = hang_up.recv() => running.signal(SignalKind::hangup().as_raw_value()).await,
             _ = sidecar.changed() => {}
         }
     }
 }
 
-fn libc_sigterm() -> i32 {
+fn sigterm() -> i32 {
     SignalKind::terminate().as_raw_value()
 }
 
