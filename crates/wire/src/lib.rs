@@ -1,4 +1,8 @@
 //! The only crate that knows a protobuf: Envoy v3, ADS, SDS and the certificate API.
+//!
+//! - [`decode`] and `encode`: Envoy's messages ⇄ `ripstop_model::snapshot`, `decode(encode(x)) == x`
+//! - [`bootstrap`]: an Envoy v3 bootstrap in YAML or JSON
+//! - [`xds`]: the ADS protocol, client and server, delta and state-of-the-world, without I/O
 
 #![cfg_attr(
     not(test),
@@ -9,3 +13,12 @@
         clippy::indexing_slicing
     )
 )]
+
+pub mod bootstrap;
+pub mod decode;
+mod descriptor;
+mod pb;
+mod text;
+pub mod xds;
+
+pub use decode::{Decoded, Position, Problem, Problems, Severity, Strictness};

@@ -233,6 +233,7 @@ pub enum Compare {
     Eq,
     Ge,
     Le,
+    Ne,
 }
 
 /// Per-filter settings of a virtual host, route or weighted cluster (`typed_per_filter_config`); `None`: inherit.
