@@ -24,6 +24,8 @@
 //! end of the supervisor closes the keeper's and the sidecar's lifelines, and both exit; a sidecar that dies is started
 //! again and the keeper hands the same sockets over, so that connections wait in the backlog meanwhile.
 //!
+//! What the app cannot do and what is only cooperative is told in `docs/capture.md`, and tried in `tests/namespaces`.
+//!
 //! [`seam::AppSockets`]: ripstop_model::seam::AppSockets
 //! [`seam::Names`]: ripstop_model::seam::Names
 

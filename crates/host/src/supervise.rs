@@ -46,7 +46,8 @@ use crate::workload::{Problem, Spec, Stdio};
 
 /// How the two children are started.
 pub struct Programs {
-    /// The hidden `keeper` subcommand. Environment and arguments are the caller's; it needs neither.
+    /// The hidden `keeper` subcommand. It reads no argument, so one may name the workload for `ps`; its environment is
+    /// emptied.
     pub keeper: Box<dyn FnMut() -> Command + Send>,
     /// Called for the first sidecar and for each restart.
     pub sidecar: Box<dyn FnMut() -> io::Result<Program> + Send>,
@@ -225,7 +226,8 @@ impl Running {
     }
 }
 
-/// Builds the workload and starts its app. Must be called inside a tokio runtime with I/O and time.
+/// Builds the workload and starts its app. Must be called inside a tokio runtime with I/O and time; install handlers
+/// of signals to be passed on before, since the app may run before this returns.
 ///
 /// # Errors
 /// See [`Error`]; [`Failure::Command`] carries the exit code a shell would give.
@@ -300,8 +302,9 @@ impl Keeper {
             vec![(document, KEEPER_SPEC), (far, KEEPER_CONTROL)],
         );
         let mut command = tokio::process::Command::from(command);
-        // A group of its own: Ctrl-C at a terminal is the supervisor's to judge.
-        command.process_group(0);
+        // A group of its own: Ctrl-C at a terminal is the supervisor's to judge. And no environment: it needs none, and
+        // what is not there cannot be read.
+        command.process_group(0).env_clear();
         match spec.stdio {
             Stdio::Inherit => {}
             Stdio::Piped => {

@@ -206,3 +206,33 @@ impl Supplies {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_holds_a_handful_and_is_filled_again() {
+        // Marking takes a capability; what is asked here is only how many messages a queue holds.
+        let (near, far) = descriptors::pair().unwrap();
+        socket2::SockRef::from(&near)
+            .set_send_buffer_size(QUEUE_BYTES)
+            .unwrap();
+        let fill = || {
+            let socket = unbound(Domain::IPV4, Type::STREAM).unwrap();
+            let sent = || descriptors::send_bytes(near.as_fd(), b"s", &[socket.as_raw_fd()]);
+            std::iter::repeat_with(sent)
+                .take_while(Result::is_ok)
+                .count()
+        };
+        let held = fill();
+        assert!((2..=32).contains(&held), "{held}");
+        for _ in 0..held {
+            let (length, taken) = descriptors::receive_bytes(far.as_fd(), &mut [0; 8]).unwrap();
+            assert_eq!((length, taken.len()), (1, 1));
+        }
+        assert_eq!(fill(), held);
+    }
+}
