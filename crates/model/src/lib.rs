@@ -6,6 +6,7 @@ pub mod analyze;
 pub mod authz;
 pub mod defaults;
 pub mod diagnostic;
+pub mod discovery;
 pub mod hash;
 pub mod intent;
 pub mod normalize;

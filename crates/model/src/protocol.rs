@@ -53,6 +53,24 @@ impl Protocol {
         })
     }
 
+    /// The token that [`Protocol::named`] reads; `auto` has none there.
+    pub fn token(self) -> &'static str {
+        match self {
+            Protocol::Auto => "auto",
+            Protocol::Http => "http",
+            Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
+            Protocol::GrpcWeb => "grpc-web",
+            Protocol::Https => "https",
+            Protocol::Tls => "tls",
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Mongo => "mongo",
+            Protocol::Mysql => "mysql",
+            Protocol::Redis => "redis",
+        }
+    }
+
     /// Served as HTTP without looking at the bytes.
     pub fn is_http(self) -> bool {
         matches!(

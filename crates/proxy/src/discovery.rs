@@ -12,35 +12,10 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ripstop_model::seam::HostRecord;
-use ripstop_model::snapshot::{Cluster, Endpoints, Listener, Name, RouteConfig, Snapshot};
-
-/// The resource types a proxy follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    Ranges,
-    Host,
-    Listener,
-    Route,
-    Cluster,
-    Endpoints,
-}
-
-/// A decoded resource from the stream.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Resource {
-    Ranges(Arc<[ipnet::IpNet]>),
-    Host(Arc<HostRecord>),
-    Listener(Arc<Listener>),
-    Route(Arc<RouteConfig>),
-    Cluster(Arc<Cluster>),
-    Endpoints(Arc<Endpoints>),
-}
-
-pub type Key = (Kind, Name);
+pub use ripstop_model::discovery::{Key, Kind, Resource};
+use ripstop_model::snapshot::{Name, Snapshot};
 
 /// A change of what should be subscribed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,7 +216,7 @@ impl Discovery {
     fn is_published(&self, (kind, name): &Key) -> bool {
         let published = &self.published;
         match kind {
-            Kind::Ranges => matches!(
+            Kind::Ranges | Kind::Secret => matches!(
                 self.held.get(&(*kind, name.clone())),
                 Some(Held::Present(_))
             ),
@@ -309,7 +284,7 @@ impl Discovery {
     fn published_resource(&self, (kind, name): &Key) -> Option<Resource> {
         let published = &self.published;
         match kind {
-            Kind::Ranges => None,
+            Kind::Ranges | Kind::Secret => None,
             Kind::Host => published.hosts.get(name).cloned().map(Resource::Host),
             Kind::Listener => published
                 .listeners
@@ -373,54 +348,13 @@ fn insert(snapshot: &mut Snapshot, name: &Name, resource: Resource) {
     let name = name.clone();
     match resource {
         Resource::Ranges(ranges) => snapshot.ranges = ranges,
+        // Certificates are not part of a snapshot: who asked for them keeps them.
+        Resource::Secret(_) => {}
         Resource::Host(host) => drop(snapshot.hosts.insert(name, host)),
         Resource::Listener(listener) => drop(snapshot.listeners.insert(name, listener)),
         Resource::Route(route) => drop(snapshot.routes.insert(name, route)),
         Resource::Cluster(cluster) => drop(snapshot.clusters.insert(name, cluster)),
         Resource::Endpoints(endpoints) => drop(snapshot.endpoints.insert(name, endpoints)),
-    }
-}
-
-impl Resource {
-    pub fn kind(&self) -> Kind {
-        match self {
-            Resource::Ranges(_) => Kind::Ranges,
-            Resource::Host(_) => Kind::Host,
-            Resource::Listener(_) => Kind::Listener,
-            Resource::Route(_) => Kind::Route,
-            Resource::Cluster(_) => Kind::Cluster,
-            Resource::Endpoints(_) => Kind::Endpoints,
-        }
-    }
-
-    fn references(&self) -> Vec<Key> {
-        match self {
-            Resource::Ranges(_) | Resource::Host(_) | Resource::Endpoints(_) => Vec::new(),
-            Resource::Listener(listener) => {
-                let routes = listener
-                    .routes()
-                    .into_iter()
-                    .map(|name| (Kind::Route, name));
-                routes
-                    .chain(
-                        listener
-                            .clusters()
-                            .into_iter()
-                            .map(|name| (Kind::Cluster, name)),
-                    )
-                    .collect()
-            }
-            Resource::Route(route) => route
-                .clusters()
-                .into_iter()
-                .map(|name| (Kind::Cluster, name))
-                .collect(),
-            Resource::Cluster(cluster) => cluster
-                .endpoints()
-                .map(|name| (Kind::Endpoints, name.clone()))
-                .into_iter()
-                .collect(),
-        }
     }
 }
 

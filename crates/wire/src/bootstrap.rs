@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ripstop_model::snapshot::endpoint::Locality;
 use ripstop_model::snapshot::tls::Secret;
 use ripstop_model::snapshot::{Cluster, Listener, Name};
 use ripstop_model::yaml::{self, Node as Tree, Span};
@@ -13,7 +12,8 @@ use ripstop_model::yaml::{self, Node as Tree, Span};
 use crate::decode::{
     self, Decoding, Position, Problem, Problems, Severity, Strictness, fields, socket_address,
 };
-use crate::pb::{bootstrap as wire, core, google};
+use crate::node::Node;
+use crate::pb::{bootstrap as wire, core};
 use crate::{descriptor, text};
 
 /// What a proxy is told at start.
@@ -31,18 +31,6 @@ pub struct Bootstrap {
     pub lds: bool,
     /// Clusters come from ADS too.
     pub cds: bool,
-}
-
-/// Who the proxy says it is.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Node {
-    /// Istio's form is `sidecar~<ip>~<workload>.<namespace>~<domain>`.
-    pub id: String,
-    pub cluster: String,
-    pub locality: Locality,
-    /// An object; empty when there is none.
-    pub metadata: serde_json::Map<String, serde_json::Value>,
-    pub user_agent_name: String,
 }
 
 /// `dynamic_resources.ads_config`.
@@ -230,7 +218,7 @@ fn bootstrap(cx: &mut Decoding, m: wire::Bootstrap) -> Option<Bootstrap> {
             "is required by lds_config and cds_config",
         );
     }
-    let node = node.map(self::node).unwrap_or_default();
+    let node = node.map(Node::from_message).unwrap_or_default();
     if ads.is_some() && node.id.is_empty() {
         cx.invalid("node.id", "is required with a control plane");
     }
@@ -325,40 +313,6 @@ fn ads_source(cx: &mut Decoding, m: core::ApiConfigSource) -> Option<AdsSource> 
         cx.invalid("grpc_services", "must name exactly one service");
     }
     services.into_iter().next()
-}
-
-fn node(m: core::Node) -> Node {
-    Node {
-        id: m.id,
-        cluster: m.cluster,
-        locality: m.locality.map(decode::locality).unwrap_or_default(),
-        metadata: m.metadata.map(json_object).unwrap_or_default(),
-        user_agent_name: m.user_agent_name,
-    }
-}
-
-/// A protobuf struct as JSON.
-pub(crate) fn json_object(m: google::Struct) -> serde_json::Map<String, serde_json::Value> {
-    m.fields
-        .into_iter()
-        .map(|(key, value)| (key, json(value)))
-        .collect()
-}
-
-fn json(m: google::Value) -> serde_json::Value {
-    use google::value::Kind;
-    match m.kind {
-        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
-        Some(Kind::BoolValue(value)) => value.into(),
-        Some(Kind::StringValue(value)) => value.into(),
-        // Whole numbers stay whole, so that 8080 does not come back as 8080.0.
-        Some(Kind::NumberValue(value)) if value.fract() == 0.0 && value.abs() < 9e15 => {
-            (value as i64).into()
-        }
-        Some(Kind::NumberValue(value)) => value.into(),
-        Some(Kind::StructValue(m)) => json_object(m).into(),
-        Some(Kind::ListValue(m)) => m.values.into_iter().map(json).collect(),
-    }
 }
 
 /// The place of the field at `path`, or of the deepest part of it that the text has.

@@ -29,10 +29,10 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::pb::google;
-use crate::xds::{Body, Kind};
+use ripstop_model::discovery::{Kind, Resource};
 
 pub(crate) use cluster::{cluster, from_ads};
-pub(crate) use endpoint::{endpoints, locality};
+pub(crate) use endpoint::endpoints;
 pub(crate) use listener::listener;
 pub(crate) use route::route_config;
 pub(crate) use tls::secret;
@@ -134,36 +134,36 @@ pub struct Decoded<T> {
 }
 
 /// Decodes one resource that a control plane sent. The error becomes the NACK's text.
-pub fn resource(kind: Kind, bytes: &[u8]) -> Result<Decoded<Body>, Problems> {
+pub fn resource(kind: Kind, bytes: &[u8]) -> Result<Decoded<Resource>, Problems> {
     let mut cx = Decoding::new("");
     let body = match kind {
         Kind::Listener => cx
             .message(bytes)
             .and_then(|m| listener(&mut cx, m))
-            .map(|l| Body::Listener(Arc::new(l))),
-        Kind::Routes => cx
+            .map(|l| Resource::Listener(Arc::new(l))),
+        Kind::Route => cx
             .message(bytes)
             .and_then(|m| route_config(&mut cx, m))
-            .map(|r| Body::Routes(Arc::new(r))),
+            .map(|r| Resource::Route(Arc::new(r))),
         Kind::Cluster => cx
             .message(bytes)
             .and_then(|m| cluster(&mut cx, m))
-            .map(|c| Body::Cluster(Arc::new(c))),
+            .map(|c| Resource::Cluster(Arc::new(c))),
         Kind::Endpoints => cx
             .message(bytes)
             .and_then(|m| endpoints(&mut cx, m))
-            .map(|e| Body::Endpoints(Arc::new(e))),
+            .map(|e| Resource::Endpoints(Arc::new(e))),
         Kind::Secret => cx
             .message(bytes)
             .and_then(|m| secret(&mut cx, m))
-            .map(|s| Body::Secret(Arc::new(s))),
+            .map(|s| Resource::Secret(Arc::new(s))),
         Kind::Host => cx
             .message(bytes)
             .and_then(|m| crate::xds::host::host(&mut cx, m))
-            .map(|h| Body::Host(Arc::new(h))),
+            .map(|h| Resource::Host(Arc::new(h))),
         Kind::Ranges => cx
             .message(bytes)
-            .map(|m| Body::Ranges(crate::xds::host::ranges(&mut cx, m))),
+            .map(|m| Resource::Ranges(crate::xds::host::ranges(&mut cx, m))),
     };
     cx.finish(body, Strictness::Dynamic)
 }

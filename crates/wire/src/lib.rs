@@ -17,7 +17,9 @@
 pub mod bootstrap;
 pub mod decode;
 mod descriptor;
+pub mod node;
 mod pb;
+pub mod resource;
 mod text;
 pub mod xds;
 

@@ -1,124 +1,119 @@
-//! The xDS transport protocol without I/O: resource kinds, the client's and the server's state machines.
+//! The aggregated discovery service, both sides, delta and state of the world (xDS transport protocol).
+//!
+//! [`client`] and [`server`] are state machines without I/O: they take and give [`Request`]s and [`Response`]s, which
+//! [`message`] turns into Envoy's messages of either protocol. [`stream`] and [`service`] put them on gRPC.
 
+pub mod client;
 pub mod host;
+pub mod message;
+pub mod server;
+pub mod service;
+pub mod stream;
 
-use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
+use ripstop_model::discovery::Kind;
+use ripstop_model::snapshot::Name;
 
-use ipnet::IpNet;
-use ripstop_model::seam::HostRecord;
-use ripstop_model::snapshot::tls::Secret;
-use ripstop_model::snapshot::{Cluster, Endpoints, Listener, RouteConfig};
+use crate::node::Node;
+use crate::resource::Encoded;
 
-/// A type of resource, in the order in which they are delivered: what is referred to comes before what refers to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    Cluster,
-    Endpoints,
-    Listener,
-    Routes,
-    Secret,
-    /// `ripstop.v1.Host`: what a name is (decisions.md, 2).
-    Host,
-    /// `ripstop.v1.Ranges`: the addresses that belong to the mesh.
-    Ranges,
+/// Which of the two protocols a stream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    #[default]
+    Delta,
+    /// State of the world: every response carries the whole set that was asked for.
+    Full,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 7] = [
-        Kind::Cluster,
-        Kind::Endpoints,
-        Kind::Listener,
-        Kind::Routes,
-        Kind::Secret,
-        Kind::Host,
-        Kind::Ranges,
-    ];
-
-    pub const fn type_url(self) -> &'static str {
-        match self {
-            Kind::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            Kind::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
-            Kind::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-            Kind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-            Kind::Host => "type.googleapis.com/ripstop.v1.Host",
-            Kind::Ranges => "type.googleapis.com/ripstop.v1.Ranges",
-        }
-    }
-
-    pub fn of_type_url(url: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.type_url() == url)
-    }
-
-    /// What Envoy's documents call its discovery service.
-    pub const fn short(self) -> &'static str {
-        match self {
-            Kind::Cluster => "CDS",
-            Kind::Endpoints => "EDS",
-            Kind::Listener => "LDS",
-            Kind::Routes => "RDS",
-            Kind::Secret => "SDS",
-            Kind::Host => "host",
-            Kind::Ranges => "ranges",
-        }
-    }
-
-    /// Whether a subscription may mean "everything", and a state-of-the-world response is the complete set.
-    pub const fn is_wildcard(self) -> bool {
-        matches!(self, Kind::Cluster | Kind::Listener)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.short())
-    }
-}
-
-/// A decoded resource.
+/// Client → server.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Body {
-    Cluster(Arc<Cluster>),
-    Endpoints(Arc<Endpoints>),
-    Listener(Arc<Listener>),
-    Routes(Arc<RouteConfig>),
-    Secret(Arc<Secret>),
-    Host(Arc<HostRecord>),
-    Ranges(Arc<[IpNet]>),
+pub struct Request {
+    /// Only in the first request of a stream.
+    pub node: Option<Node>,
+    pub type_url: String,
+    /// Of the response that this acknowledges or rejects; empty otherwise.
+    pub nonce: String,
+    /// The response was rejected, and why.
+    pub error: Option<String>,
+    pub interest: Interest,
 }
 
-impl Body {
-    pub fn kind(&self) -> Kind {
-        match self {
-            Body::Cluster(_) => Kind::Cluster,
-            Body::Endpoints(_) => Kind::Endpoints,
-            Body::Listener(_) => Kind::Listener,
-            Body::Routes(_) => Kind::Routes,
-            Body::Secret(_) => Kind::Secret,
-            Body::Host(_) => Kind::Host,
-            Body::Ranges(_) => Kind::Ranges,
-        }
-    }
-
-    pub fn name(&self) -> &str {
-        match self {
-            Body::Cluster(m) => &m.name,
-            Body::Endpoints(m) => &m.name,
-            Body::Listener(m) => &m.name,
-            Body::Routes(m) => &m.name,
-            Body::Secret(m) => &m.name,
-            Body::Host(m) => &m.fqdn,
-            Body::Ranges(_) => RANGES,
-        }
-    }
+#[derive(Debug, Clone, PartialEq)]
+pub enum Interest {
+    Delta {
+        subscribe: Vec<Name>,
+        unsubscribe: Vec<Name>,
+        held: Vec<(Name, String)>,
+    },
+    Full {
+        names: Vec<Name>,
+        version: String,
+    },
 }
 
-/// The name of the one [`Kind::Ranges`] resource.
-pub const RANGES: &str = "mesh";
+/// Server → client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    pub type_url: String,
+    pub nonce: String,
+    /// Of the whole type in state of the world; informational in delta.
+    pub version: String,
+    pub resources: Vec<Encoded>,
+    pub removed: Vec<Name>,
+}
+
+/// The type URLs, each once.
+pub const TYPE_URLS: &[(Kind, &str)] = &[
+    (Kind::Ranges, "type.googleapis.com/ripstop.v1.Ranges"),
+    (Kind::Host, "type.googleapis.com/ripstop.v1.Host"),
+    (
+        Kind::Secret,
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+    ),
+    (
+        Kind::Cluster,
+        "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    ),
+    (
+        Kind::Endpoints,
+        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    ),
+    (
+        Kind::Listener,
+        "type.googleapis.com/envoy.config.listener.v3.Listener",
+    ),
+    (
+        Kind::Route,
+        "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    ),
+];
+
+/// Istio's report of an application's health: a request on the stream that asks for nothing.
+pub const HEALTH_URL: &str = "type.googleapis.com/istio.v1.HealthInformation";
+
+pub fn type_url(kind: Kind) -> &'static str {
+    TYPE_URLS
+        .iter()
+        .find(|(k, _)| *k == kind)
+        .map_or("", |(_, url)| url)
+}
+
+pub fn kind(type_url: &str) -> Option<Kind> {
+    TYPE_URLS
+        .iter()
+        .find(|(_, url)| *url == type_url)
+        .map(|(kind, _)| *kind)
+}
 
 /// The alias under which the [`Kind::Host`] that owns an address is found.
-pub fn address_alias(ip: IpAddr) -> String {
+pub fn address_alias(ip: std::net::IpAddr) -> String {
     format!("ip/{ip}")
 }
+
+/// Types whose empty first request means "all" (xDS, "how the client specifies what resources to return").
+fn has_legacy_wildcard(kind: Kind) -> bool {
+    matches!(kind, Kind::Listener | Kind::Cluster)
+}
+
+#[cfg(test)]
+mod tests;

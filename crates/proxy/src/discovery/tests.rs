@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::cluster::{self, Breakers, LbCommon, LbPolicy, Thresholds};
@@ -6,6 +8,7 @@ use ripstop_model::snapshot::listener::{
     ChainMatch, Direction, FilterChain, Inspect, TcpProxy, Terminal,
 };
 use ripstop_model::snapshot::route::Split;
+use ripstop_model::snapshot::{Cluster, Listener};
 
 fn key(kind: Kind, name: &str) -> Key {
     (kind, name.into())

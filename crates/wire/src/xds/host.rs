@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use prost::Message as _;
 use ripstop_model::protocol::Protocol;
 use ripstop_model::seam::{HostPort, HostRecord};
 
@@ -91,4 +92,32 @@ pub(crate) fn ranges(cx: &mut Decoding, m: RangesMessage) -> Arc<[IpNet]> {
         net
     })
     .into()
+}
+
+pub(crate) fn encode_host(host: &HostRecord) -> Vec<u8> {
+    let text = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect();
+    let port = |port: &HostPort| PortMessage {
+        number: port.number.into(),
+        name: port.name.clone(),
+        protocol: if port.protocol == Protocol::Auto {
+            String::new()
+        } else {
+            port.protocol.token().to_owned()
+        },
+    };
+    HostMessage {
+        fqdn: host.fqdn.to_string(),
+        vips: text(&host.vips),
+        endpoints: text(&host.endpoints),
+        headless: host.headless,
+        ports: host.ports.iter().map(port).collect(),
+    }
+    .encode_to_vec()
+}
+
+pub(crate) fn encode_ranges(ranges: &[IpNet]) -> Vec<u8> {
+    RangesMessage {
+        cidrs: ranges.iter().map(ToString::to_string).collect(),
+    }
+    .encode_to_vec()
 }
