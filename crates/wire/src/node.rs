@@ -122,9 +122,9 @@ fn from_value(value: wkt::Value, depth: usize) -> Value {
     match value.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
         Some(Kind::BoolValue(b)) => Value::Bool(b),
-        Some(Kind::NumberValue(n)) => {
-            serde_json::Number::from_f64(n).map_or(Value::Null, Value::Number)
-        }
+        // Whole numbers stay whole, so that 8080 does not come back as 8080.0.
+        Some(Kind::NumberValue(n)) if n.fract() == 0.0 && n.abs() < 9e15 => (n as i64).into(),
+        Some(Kind::NumberValue(n)) => n.into(),
         Some(Kind::StringValue(s)) => Value::String(s),
         Some(Kind::ListValue(_)) if depth == 0 => Value::Null,
         Some(Kind::ListValue(list)) => Value::Array(
