@@ -29,6 +29,11 @@ pub fn xx64(bytes: &[u8]) -> u64 {
     XxHash64::oneshot(0, bytes)
 }
 
+/// xxHash64 with another seed (Maglev needs two independent hashes).
+pub fn xx64_seeded(bytes: &[u8], seed: u64) -> u64 {
+    XxHash64::oneshot(seed, bytes)
+}
+
 /// Combines the values the policies find: rotate left by one, exclusive or. `draw` becomes the value of a generated cookie.
 pub fn key<R: RequestView + ?Sized>(
     policies: &[HashPolicy],

@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod balance;
 pub mod cluster;
 pub mod connection;
 pub mod discovery;

@@ -1,0 +1,348 @@
+//! Who serves the next request: members with their health and load in, one member out, and what became of it back in.
+//!
+//! A [`Roster`] is what all workers share of a cluster's members: immutable but for atomics. A [`Balance`] is one
+//! worker's own: the algorithm and its tables, rebuilt only when the roster or somebody's health changes.
+//! Panic and priorities follow Envoy (`upstream/load_balancing/{priority,panic_threshold}` of its documentation).
+
+mod edf;
+mod least_request;
+mod maglev;
+mod peak_ewma;
+mod priority;
+mod random;
+mod ring_hash;
+mod round_robin;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ripstop_model::snapshot::Fraction;
+use ripstop_model::snapshot::cluster::LbPolicy;
+use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Locality, Target};
+
+/// A source of uniformly random numbers.
+pub type Draw<'a> = &'a mut dyn FnMut() -> u64;
+
+/// One way to choose. Everything given to it may be picked; who may not has been left out.
+pub trait Balancer {
+    /// These members, in this order, from now on.
+    fn adopt(&mut self, members: &[Arc<Member>], draw: Draw<'_>);
+
+    /// The index of one of the adopted members; `None` only if there are none.
+    fn pick(&mut self, members: &[Arc<Member>], ask: &mut Ask<'_>) -> Option<usize>;
+
+    /// A request that was picked for has ended.
+    fn done(&mut self, _member: &Member, _outcome: &Outcome) {}
+}
+
+/// The table of balancers: one file and one row each. `None`: the cluster knows its one member by itself.
+fn balancer(policy: &LbPolicy) -> Option<Box<dyn Balancer>> {
+    Some(match policy {
+        LbPolicy::RoundRobin => Box::new(round_robin::RoundRobin::default()),
+        LbPolicy::LeastRequest { choices } => Box::new(least_request::LeastRequest::new(*choices)),
+        LbPolicy::Random => Box::new(random::Random),
+        LbPolicy::RingHash { min_size, max_size } => {
+            Box::new(ring_hash::RingHash::new(*min_size, *max_size))
+        }
+        LbPolicy::Maglev { table_size } => Box::new(maglev::Maglev::new(*table_size)),
+        LbPolicy::PeakEwma { decay } => Box::new(peak_ewma::PeakEwma::new(*decay)),
+        LbPolicy::ClusterProvided => return None,
+    })
+}
+
+/// What a request asks for.
+pub struct Ask<'a> {
+    /// The key of a consistent hash (`model::hash::key`).
+    pub hash: Option<u64>,
+    /// Members that earlier attempts of this request used: avoided while there is another. Empty for consistent
+    /// hashing, where a retry stays (istio-api.md, ConsistentHashLB).
+    pub tried: &'a [Arc<Member>],
+    /// Time since a moment that never changes while the proxy runs.
+    pub now: Duration,
+    pub draw: Draw<'a>,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// Until the response head.
+    pub latency: Duration,
+    pub now: Duration,
+}
+
+/// Why a member is out, whatever its endpoint says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Bar {
+    /// Outlier detection.
+    Ejected = 1,
+    /// Active health checks.
+    FailedCheck = 2,
+}
+
+/// What is measured and decided about an address. Outlives rosters, shared by all workers.
+#[derive(Debug, Default)]
+pub struct Load {
+    active: AtomicU32,
+    bars: AtomicU8,
+    /// Peak-sensitive average of latency, and when it was last fed; nanoseconds. Two workers may overwrite each other's
+    /// sample: an average can bear that.
+    ewma: AtomicU64,
+    fed: AtomicU64,
+}
+
+impl Load {
+    /// Requests under way.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    pub fn is_barred(&self, bar: Bar) -> bool {
+        self.bars.load(Ordering::Relaxed) & bar as u8 != 0
+    }
+}
+
+/// One endpoint as the balancers see it.
+#[derive(Debug)]
+pub struct Member {
+    pub endpoint: Endpoint,
+    pub locality: Arc<Locality>,
+    pub load: Arc<Load>,
+    /// `address:port`: what consistent hashing hashes, as Envoy does.
+    key: String,
+}
+
+impl Member {
+    fn is_usable(&self) -> bool {
+        self.endpoint.health.is_usable() && self.load.bars.load(Ordering::Relaxed) == 0
+    }
+
+    fn weight(&self) -> f64 {
+        f64::from(self.endpoint.weight.max(1))
+    }
+}
+
+fn key(target: &Target) -> String {
+    match target {
+        Target::Socket(address) => address.to_string(),
+        Target::Name { host, port } => format!("{host}:{port}"),
+        Target::Pipe(path) => path.display().to_string(),
+    }
+}
+
+/// A cluster's members, by priority.
+#[derive(Debug, Default)]
+pub struct Roster {
+    tiers: Vec<Vec<Arc<Member>>>,
+    overprovisioning: u32,
+    /// Counts changes of health; shared with the rosters before and after.
+    changes: Arc<AtomicU64>,
+}
+
+impl Roster {
+    /// Load and bars of addresses that `old` had are kept.
+    pub fn new(endpoints: &Endpoints, old: Option<&Roster>) -> Roster {
+        let known: HashMap<&Target, &Arc<Load>> = old
+            .into_iter()
+            .flat_map(Roster::members)
+            .map(|member| (&member.endpoint.address, &member.load))
+            .collect();
+        let mut tiers: Vec<(u32, Vec<Arc<Member>>)> = Vec::new();
+        for group in &endpoints.groups {
+            let locality = Arc::new(group.locality.clone());
+            let members = group.endpoints.iter().map(|endpoint| {
+                let load = known.get(&endpoint.address).map(|load| Arc::clone(load));
+                Arc::new(Member {
+                    endpoint: endpoint.clone(),
+                    locality: locality.clone(),
+                    load: load.unwrap_or_default(),
+                    key: key(&endpoint.address),
+                })
+            });
+            match tiers.iter_mut().find(|tier| tier.0 == group.priority) {
+                Some(tier) => tier.1.extend(members),
+                None => tiers.push((group.priority, members.collect())),
+            }
+        }
+        tiers.sort_by_key(|tier| tier.0);
+        Roster {
+            tiers: tiers.into_iter().map(|tier| tier.1).collect(),
+            overprovisioning: endpoints.overprovisioning,
+            changes: old.map(|old| old.changes.clone()).unwrap_or_default(),
+        }
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.tiers.iter().flatten()
+    }
+
+    /// Takes a member out for this reason, or lets it back in; every worker sees it at its next pick.
+    pub fn set_bar(&self, load: &Load, bar: Bar, on: bool) {
+        match on {
+            true => load.bars.fetch_or(bar as u8, Ordering::Relaxed),
+            false => load.bars.fetch_and(!(bar as u8), Ordering::Relaxed),
+        };
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// When unhealthy members are used all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Panic {
+    /// Below this share of usable members, all are used.
+    pub below: Fraction,
+    /// Where none is usable all are used, whatever the threshold (R20.1).
+    pub when_none: bool,
+}
+
+/// A member with a request on it: counted as active until dropped.
+#[derive(Debug)]
+pub struct Picked {
+    pub member: Arc<Member>,
+    /// Picked although perhaps unhealthy, because too few were healthy.
+    pub panic: bool,
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.member.load.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One worker's balancer of one cluster.
+pub struct Balance {
+    policy: LbPolicy,
+    panic: Panic,
+    roster: Arc<Roster>,
+    /// The roster's changes that the tiers have taken in.
+    seen: Option<u64>,
+    tiers: Vec<Tier>,
+}
+
+struct Tier {
+    /// Percent of the requests.
+    share: u32,
+    panic: bool,
+    members: Vec<Arc<Member>>,
+    balancer: Box<dyn Balancer>,
+}
+
+impl Balance {
+    pub fn new(policy: LbPolicy, panic: Panic) -> Balance {
+        Balance {
+            policy,
+            panic,
+            roster: Arc::default(),
+            seen: None,
+            tiers: Vec::new(),
+        }
+    }
+
+    /// Picks among the members of `roster`, which is compared by pointer with the one of the last pick. `None`: nobody
+    /// may be picked.
+    pub fn pick(&mut self, roster: &Arc<Roster>, ask: &mut Ask<'_>) -> Option<Picked> {
+        if !Arc::ptr_eq(&self.roster, roster) {
+            self.roster = roster.clone();
+            self.seen = None;
+        }
+        let changes = roster.changes.load(Ordering::Acquire);
+        if self.seen != Some(changes) {
+            self.refresh(ask.draw);
+            self.seen = Some(changes);
+        }
+        let tier = match self.tiers.as_mut_slice() {
+            [] => return None,
+            [only] => only,
+            tiers => {
+                let mut rest = ((ask.draw)() % 100) as u32;
+                let mut chosen = 0;
+                for (index, tier) in tiers.iter().enumerate() {
+                    chosen = index;
+                    match rest.checked_sub(tier.share) {
+                        Some(left) => rest = left,
+                        None => break,
+                    }
+                }
+                tiers.get_mut(chosen)?
+            }
+        };
+        let member = tier.pick(ask)?;
+        member.load.active.fetch_add(1, Ordering::Relaxed);
+        Some(Picked {
+            member,
+            panic: tier.panic,
+        })
+    }
+
+    /// Feeds back how a request ended.
+    pub fn done(&mut self, picked: Picked, outcome: &Outcome) {
+        for tier in &mut self.tiers {
+            tier.balancer.done(&picked.member, outcome);
+        }
+    }
+
+    /// Works out who may be picked.
+    fn refresh(&mut self, draw: Draw<'_>) {
+        self.tiers.clear();
+        let roster = &self.roster;
+        let counts: Vec<(usize, usize)> = roster
+            .tiers
+            .iter()
+            .map(|tier| {
+                let usable = tier.iter().filter(|member| member.is_usable()).count();
+                (usable, tier.len())
+            })
+            .collect();
+        let plan = priority::plan(&counts, roster.overprovisioning, self.panic);
+        for (tier, part) in roster.tiers.iter().zip(plan) {
+            if part.share == 0 {
+                continue;
+            }
+            let may = |member: &&Arc<Member>| part.panic || member.is_usable();
+            let members: Vec<Arc<Member>> = tier.iter().filter(may).cloned().collect();
+            if let Some(mut balancer) = balancer(&self.policy) {
+                balancer.adopt(&members, draw);
+                self.tiers.push(Tier {
+                    share: part.share,
+                    panic: part.panic,
+                    members,
+                    balancer,
+                });
+            }
+        }
+    }
+}
+
+impl Tier {
+    /// As the balancer says; a member that was tried is picked again only if all were.
+    fn pick(&mut self, ask: &mut Ask<'_>) -> Option<Arc<Member>> {
+        /// Fresh picks before the first untried member is taken (Istio sets `host_selection_retry_max_attempts: 5`).
+        const ATTEMPTS: usize = 5;
+        let tried = |member: &Arc<Member>, ask: &Ask<'_>| {
+            ask.tried
+                .iter()
+                .any(|tried| tried.endpoint.address == member.endpoint.address)
+        };
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let index = self.balancer.pick(&self.members, ask)?;
+            let member = self.members.get(index)?;
+            if ask.tried.is_empty() || !tried(member, ask) {
+                return Some(member.clone());
+            }
+            last = Some(index);
+        }
+        let start = last?;
+        let (before, after) = self.members.split_at_checked(start)?;
+        let untried = after
+            .iter()
+            .chain(before)
+            .find(|member| !tried(member, ask));
+        untried.or_else(|| self.members.get(start)).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests;
