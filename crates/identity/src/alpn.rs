@@ -32,6 +32,17 @@ pub const INBOUND_HTTP: &[&[u8]] = &[
     H2,
     HTTP_11,
 ];
+/// What a listener accepts that serves HTTP and TCP of the mesh alike and goes by the token that was chosen.
+pub const INBOUND: &[&[u8]] = &[
+    RIPSTOP_H2,
+    ISTIO_H2,
+    ISTIO_HTTP_11,
+    ISTIO_HTTP_10,
+    ISTIO_PEER_EXCHANGE,
+    ISTIO,
+    H2,
+    HTTP_11,
+];
 /// What an inbound sidecar listener accepts on its TCP chain.
 pub const INBOUND_TCP: &[&[u8]] = &[ISTIO_PEER_EXCHANGE, ISTIO];
 

@@ -29,7 +29,7 @@ use crate::alpn;
 use crate::bundle::{Roots, Trust};
 use crate::key::Certified;
 use crate::peer::Peer;
-use crate::verify::{Demand, Rejection, Side};
+use crate::verify::{Demand, Rejection, Side, dns_covers};
 use session::{ClientSessions, Epochs, ServerSessions};
 
 /// aws-lc-rs with X25519MLKEM768 as the preferred key exchange.
@@ -80,6 +80,28 @@ impl Slot {
 impl ResolvesServerCert for Slot {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.key()
+    }
+}
+
+/// Several certificates of one listener, chosen by the name the client asks for.
+#[derive(Debug)]
+struct ByName(Vec<Arc<Slot>>);
+
+impl ResolvesServerCert for ByName {
+    /// The first whose DNS names cover the SNI, or else the first there is.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let covers = |slot: &&Arc<Slot>| {
+            let current = slot.current.load();
+            hello
+                .server_name()
+                .zip(current.as_ref())
+                .is_some_and(|(name, certified)| {
+                    let mut names = certified.leaf().dns_sans().iter();
+                    names.any(|san| dns_covers(san, name))
+                })
+        };
+        let chosen = self.0.iter().find(covers).and_then(|slot| slot.key());
+        chosen.or_else(|| self.0.iter().find_map(|slot| slot.key()))
     }
 }
 
@@ -138,6 +160,8 @@ impl ClientAuth {
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     pub certificate: Arc<Slot>,
+    /// Further certificates, chosen by SNI.
+    pub more: Vec<Arc<Slot>>,
     pub client: ClientAuth,
     pub alpn: Vec<Vec<u8>>,
     pub versions: Versions,
@@ -174,6 +198,7 @@ impl ServerOptions {
     pub fn plain(certificate: Arc<Slot>) -> ServerOptions {
         ServerOptions {
             certificate,
+            more: Vec::new(),
             client: ClientAuth::None,
             alpn: Vec::new(),
             versions: Versions::Tls13,
@@ -243,8 +268,14 @@ impl Server {
                 mandatory: matches!(options.client, ClientAuth::Required(_)),
             })),
         };
-        let epochs = Epochs::new(demand.as_ref(), Some(&options.certificate));
-        let mut config = builder.with_cert_resolver(options.certificate);
+        let mut slots = vec![options.certificate];
+        slots.extend(options.more);
+        let epochs = Epochs::new(demand.as_ref(), slots.clone());
+        let resolver: Arc<dyn ResolvesServerCert> = match slots.as_slice() {
+            [only] => Arc::clone(only) as _,
+            _ => Arc::new(ByName(slots)),
+        };
+        let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols = options.alpn;
         config.session_storage = Arc::new(ServerSessions::new(epochs));
         // A mesh client pools its connections: one ticket is enough, and each is kept with the client's chain.
@@ -289,7 +320,10 @@ pub struct Client {
 
 impl Client {
     pub fn new(options: ClientOptions) -> Result<Client, Error> {
-        let epochs = Epochs::new(Some(&options.demand), options.certificate.as_ref());
+        let epochs = Epochs::new(
+            Some(&options.demand),
+            options.certificate.iter().cloned().collect(),
+        );
         let sessions = Arc::new(ClientSessions::new(epochs));
         let builder = ClientConfig::builder_with_details(Arc::clone(provider()), options.clock)
             .with_protocol_versions(options.versions.list())?

@@ -188,7 +188,7 @@ fn san_matches(san: &SanMatch, peer: &Peer) -> bool {
 }
 
 /// RFC 6125 section 6.4.3: a wildcard is the whole left-most label and covers one label.
-fn dns_covers(san: &str, name: &str) -> bool {
+pub(crate) fn dns_covers(san: &str, name: &str) -> bool {
     match san.strip_prefix("*.") {
         Some(parent) => name
             .split_once('.')

@@ -25,26 +25,21 @@ const TICKETS_PER_NAME: usize = 2;
 #[derive(Debug)]
 pub(super) struct Epochs {
     trust: Option<Arc<Trust>>,
-    slot: Option<Arc<Slot>>,
+    slots: Vec<Arc<Slot>>,
 }
 
 impl Epochs {
-    pub(super) fn new(demand: Option<&Demand>, slot: Option<&Arc<Slot>>) -> Epochs {
+    pub(super) fn new(demand: Option<&Demand>, slots: Vec<Arc<Slot>>) -> Epochs {
         let trust = match demand {
             Some(Demand::Mesh { trust, .. }) => Some(Arc::clone(trust)),
             _ => None,
         };
-        Epochs {
-            trust,
-            slot: slot.cloned(),
-        }
+        Epochs { trust, slots }
     }
 
     fn now(&self) -> (u64, u64) {
-        (
-            self.trust.as_ref().map_or(0, |t| t.epoch()),
-            self.slot.as_ref().map_or(0, |s| s.epoch()),
-        )
+        let certificates = self.slots.iter().map(|s| s.epoch()).sum();
+        (self.trust.as_ref().map_or(0, |t| t.epoch()), certificates)
     }
 }
 

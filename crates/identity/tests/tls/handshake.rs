@@ -642,3 +642,58 @@ fn xds_validation_contexts() {
     let mesh = Demand::of_validation(&context(&[], &[], vec![verify::uri("a")]), mesh()).unwrap();
     assert!(matches!(mesh, Demand::Mesh { identities, .. } if identities.len() == 1));
 }
+
+#[test]
+fn several_certificates_are_chosen_by_name() {
+    let pki = Pki::new("web");
+    let slot = |dns: &str| {
+        let mut spec = Spec::new("https://ignored.example/");
+        spec.dns = vec![dns.into()];
+        Slot::with(pki.certify(&spec))
+    };
+    let mut options = ServerOptions::plain(slot("a.example.com"));
+    options.more = vec![Slot::empty(), slot("*.b.example.com")];
+    let server = Server::new(options).unwrap();
+    let roots = Arc::new(pki.bundle().roots("web").unwrap().clone());
+    let demand = |names| Demand::Roots {
+        roots: roots.clone(),
+        names,
+        pins: Pins::default(),
+    };
+    let client = Client::new(ClientOptions::outside(demand(Names::ServerName), None)).unwrap();
+    connect_named(&client, &server, "a.example.com").unwrap();
+    connect_named(&client, &server, "x.b.example.com").unwrap();
+    let careless = Client::new(ClientOptions::outside(demand(Names::Unchecked), None)).unwrap();
+    let (client, _) = connect_named(&careless, &server, "other.test").unwrap();
+    let name = rustls_pki_types::ServerName::try_from("other.test").unwrap();
+    let peer = careless.peer(&client, &name, pki::now()).unwrap();
+    assert_eq!(
+        peer.dns_sans(),
+        ["a.example.com"],
+        "the first serves the rest"
+    );
+}
+
+#[test]
+fn alpn_is_chosen_for_what_is_carried() {
+    let pki = Pki::new("cluster.local");
+    let trust = Trust::new(pki.bundle());
+    let mut options =
+        ServerOptions::mesh(Slot::with(pki.certify(&Spec::new(USERS))), trust.clone());
+    options.alpn = alpn::list(alpn::INBOUND);
+    let server = Server::new(options).unwrap();
+    for (offer, carried) in [
+        (alpn::MESH_HTTP1, alpn::Carried::Http1),
+        (alpn::MESH_HTTP2, alpn::Carried::Http2),
+        (alpn::MESH_TCP, alpn::Carried::TcpWithMetadata),
+        (&[alpn::ISTIO], alpn::Carried::Tcp),
+    ] {
+        let slot = Slot::with(pki.certify(&Spec::new(ORDERS)));
+        let mut options = ClientOptions::mesh(slot, trust.clone(), Vec::new());
+        options.alpn = alpn::list(offer);
+        let (client, _) = connect(&Client::new(options).unwrap(), &server).unwrap();
+        let token = client.alpn_protocol().unwrap();
+        assert!(alpn::is_mesh(token));
+        assert_eq!(alpn::carried(token), Some(carried));
+    }
+}
