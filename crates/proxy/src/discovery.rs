@@ -10,6 +10,8 @@
 //! With a control plane that pushes everything (a bootstrap with wildcard LDS and CDS), every listener and cluster that
 //! arrives is a root.
 
+pub mod follow;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

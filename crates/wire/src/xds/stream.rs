@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint, Uri};
+pub use tonic::transport::Channel;
+use tonic::transport::{Endpoint, Uri};
 
 use super::{Protocol, Request, Response, message};
 
