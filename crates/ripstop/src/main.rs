@@ -1,2 +1,48 @@
-//! The one binary: a file per subcommand.
-fn main() {}
+//! `ripstop`, the one binary: arguments → the subcommand that [`command`] lists → its exit code.
+
+mod command;
+mod log;
+mod sidecar;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// A service mesh in one binary: Istio's configuration, Envoy's xDS, SPIFFE's identities.
+#[derive(Parser)]
+#[command(
+    name = "ripstop",
+    version,
+    max_term_width = 110,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "RIPSTOP_LOG sets what is logged to stderr: a level, or as in `info,ripstop_proxy=debug`."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: command::Command,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and, indented, what caused it. A cause that its effect has already told is left out.
+fn report(error: &anyhow::Error) {
+    let mut told = error.to_string();
+    eprintln!("error: {told}");
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !told.contains(&cause) {
+            eprintln!("  because: {cause}");
+        }
+        told = cause;
+    }
+}
