@@ -91,6 +91,7 @@ pub struct Load {
     /// sample: an average can bear that.
     ewma: AtomicU64,
     fed: AtomicU64,
+    pub(crate) health: crate::health::outlier::Counters,
 }
 
 impl Load {
@@ -115,7 +116,8 @@ pub struct Member {
 }
 
 impl Member {
-    fn is_usable(&self) -> bool {
+    /// Neither its endpoint nor any bar says otherwise.
+    pub fn is_usable(&self) -> bool {
         self.endpoint.health.is_usable() && self.load.bars.load(Ordering::Relaxed) == 0
     }
 

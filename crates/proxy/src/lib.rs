@@ -20,6 +20,7 @@ pub mod discovery;
 pub mod drain;
 pub mod error;
 pub mod headers;
+pub mod health;
 pub mod http1;
 pub mod listener;
 pub mod live;

@@ -151,8 +151,8 @@ mod tests {
     /// Every byte in every place of a word, before and after every other interesting byte.
     #[test]
     fn words_agree_with_bytes() {
-        type Find = fn(&[u8]) -> Option<usize>;
-        let cases: [(Find, fn(u8) -> bool, u8); 3] = [
+        type Case = (fn(&[u8]) -> Option<usize>, fn(u8) -> bool, u8);
+        let cases: [Case; 3] = [
             (find_control, |byte| !is_control(byte), b'v'),
             (find_not_token, is_token_byte, b'n'),
             (find_not_target, is_target_byte, b'/'),
