@@ -15,6 +15,7 @@
 )]
 
 pub mod bootstrap;
+pub mod certificate;
 pub mod decode;
 mod descriptor;
 pub mod node;
@@ -24,3 +25,14 @@ mod text;
 pub mod xds;
 
 pub use decode::{Decoded, Position, Problem, Problems, Severity, Strictness};
+
+/// An error and everything under it, in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}

@@ -152,11 +152,12 @@ pub(crate) fn authorized<T>(message: T, bearer: Option<&str>) -> tonic::Request<
 
 /// A status with the cause under it, which tonic keeps in `source`.
 pub(crate) fn describe(status: &tonic::Status) -> String {
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
+    let cause =
+        std::error::Error::source(status).map(|cause| format!(": {}", crate::causes(cause)));
+    format!(
+        "{:?}: {}{}",
+        status.code(),
+        status.message(),
+        cause.unwrap_or_default()
+    )
 }
