@@ -1,6 +1,6 @@
 //! Queries of the app and the mesh's names → answers; names that are not the mesh's go to the host's resolvers.
 //!
-//! [`message`] decides and writes messages and does no I/O; [`forward`] carries a query outside and back unchanged; this
+//! `message` decides and writes messages and does no I/O; `forward` carries a query outside and back unchanged; this
 //! file joins both to the sockets that capture redirects port 53 to.
 
 mod forward;

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -247,13 +247,18 @@ impl<'a> Keeper<'a> {
     fn reap(&self) -> Option<Exit> {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         let mut exit = None;
+        let watched = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            match waitpid(None, Some(watched)) {
                 Ok(WaitStatus::Exited(pid, code)) if Some(pid) == self.app => {
                     exit = Some(Exit::Code(code))
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == self.app => {
                     exit = Some(Exit::Signal(signal as i32));
+                }
+                // No shell watches this job: after Ctrl-Z nobody could bring it back.
+                Ok(WaitStatus::Stopped(pid, Signal::SIGTSTP)) if Some(pid) == self.app => {
+                    let _ = killpg(pid, Signal::SIGCONT);
                 }
                 Ok(WaitStatus::StillAlive) | Err(_) => return exit,
                 Ok(_) => {}

@@ -73,6 +73,10 @@ pub enum Stdio {
     /// The supervisor's own.
     #[default]
     Inherit,
+    /// As `Inherit`, and while it runs the app is the foreground job of the terminal at stdin (if there is one, and the
+    /// supervisor is): it reads the keyboard, and Ctrl-C goes to it alone. What a shell in a workload needs; a server
+    /// is better off with `Inherit`, where Ctrl-C reaches the supervisor, which drains first.
+    Terminal,
     /// stdin from `/dev/null`, stdout and stderr through pipes (see [`crate::supervise::Running::output`]).
     Piped,
     /// `/dev/null`.

@@ -19,7 +19,8 @@ use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
 };
 use nix::unistd::{
-    ForkResult, Gid, Pid, Uid, execve, fork, setgroups, setpgid, setresgid, setresuid,
+    ForkResult, Gid, Pid, Uid, execve, fork, getpid, setgroups, setpgid, setresgid, setresuid,
+    tcsetpgrp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +135,14 @@ fn become_app(
 ) -> Result<Infallible, Failure> {
     // A group of its own: a terminal's Ctrl-C reaches the supervisor, which drains before it passes the signal on.
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(|errno| setup("setpgid", errno))?;
+    if spec.stdio == Stdio::Terminal {
+        let mut minding = SigSet::empty();
+        minding.add(Signal::SIGTTOU);
+        let lent = minding
+            .thread_block()
+            .and_then(|()| tcsetpgrp(io::stdin(), getpid()));
+        lent.map_err(|errno| setup("terminal", errno))?;
+    }
     let step = match (unshare(CloneFlags::CLONE_NEWUSER), rank) {
         (Ok(()), _) => Step::Unshared,
         (Err(_), Rank::Root) => {

@@ -31,6 +31,7 @@ pub(crate) enum Caller {
 pub(crate) fn callers() -> Vec<Caller> {
     for (tool, package) in [
         ("/usr/sbin/nft", "nftables"),
+        ("/usr/sbin/ip", "iproute2"),
         ("/usr/bin/python3", "python3"),
         ("/usr/bin/setpriv", "util-linux"),
     ] {
@@ -47,6 +48,40 @@ pub(crate) fn callers() -> Vec<Caller> {
         );
         vec![Caller::Ordinary]
     }
+}
+
+/// The example beside this test, which must be of the same sources: `cargo test --test namespaces` alone does not build
+/// it.
+fn built() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let built = tests
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("examples/confine");
+    let age = |path: &Path| {
+        std::fs::metadata(path)
+            .and_then(|metadata| metadata.modified())
+            .ok()
+    };
+    let mut sources = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/confine.rs")];
+    let mut folders = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path())
+            } else {
+                sources.push(entry.path())
+            }
+        }
+    }
+    let newest = sources.iter().filter_map(|path| age(path)).max();
+    assert!(
+        age(&built) >= newest,
+        "{} is missing or older than its sources: `cargo build -p ripstop-host --example confine` builds it",
+        built.display()
+    );
+    built
 }
 
 /// One workload to be, and the folder it is described in.
@@ -77,17 +112,7 @@ impl Bench {
             .tempdir()
             .unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let built = std::env::current_exe().unwrap();
-        let built = built
-            .parent()
-            .and_then(Path::parent)
-            .unwrap()
-            .join("examples/confine");
-        assert!(
-            built.exists(),
-            "{} is missing: `cargo build -p ripstop-host --example confine` builds it",
-            built.display()
-        );
+        let built = built();
         // By another process: a descriptor open for writing here would leak into what other tests fork, and then the
         // copy could not be executed ("text file busy").
         let copied = Command::new("/bin/cp")

@@ -233,3 +233,70 @@ fn piped_output_reaches_the_supervisor() {
         assert!(stderr(&output).contains("wrong"));
     }
 }
+
+/// Runs its arguments on a terminal, types, and prints what the terminal shows.
+const TERMINAL: &str = r#"
+import os, pty, signal, sys
+def late(*_):
+    sys.exit(f'only {shown}')
+signal.signal(signal.SIGALRM, late)
+signal.alarm(30)
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv('/bin/sh', ['sh', '-c', '"$@"; code=$?; read line; echo "back with $code and $line"; exit $code', 'sh'] + sys.argv[1:])
+shown = b''
+def until(word):
+    global shown
+    while word not in shown:
+        shown += os.read(terminal, 1000)
+until(b'name?')
+os.write(terminal, b'nobody\n')
+until(b'hello nobody')
+os.write(terminal, b'\x1a')
+until(b'continued')
+os.write(terminal, b'\x03')
+until(b'interrupted')
+until(b'ended')
+os.write(terminal, b'words\n')
+until(b'back with')
+try:
+    while True: shown += os.read(terminal, 1000)
+except OSError:
+    pass
+sys.stdout.write(shown.decode())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+#[test]
+fn an_app_on_a_terminal_has_the_keyboard_and_gives_it_back() {
+    for caller in callers() {
+        let program = "
+import os, signal, sys, time
+signal.signal(signal.SIGCONT, lambda *_: os.write(1, b'continued\\n'))
+try:
+    name = input('name?')
+    os.write(1, b'hello ' + name.encode() + b'\\n')
+    while True: time.sleep(0.1)
+except KeyboardInterrupt:
+    os.write(1, b'interrupted\\n')
+    sys.exit(6)";
+        let mut bench = Bench::python(caller, program);
+        bench.spec.stdio = Stdio::Terminal;
+        bench.wrapper = ["/usr/bin/python3", "-c", TERMINAL]
+            .map(str::to_owned)
+            .into();
+        let output = bench.run();
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(6),
+            "{caller:?} {shown} {}",
+            stderr(&output)
+        );
+        assert!(
+            shown.contains("back with 6 and words"),
+            "{caller:?} {shown}"
+        );
+        bench.assert_gone();
+    }
+}
