@@ -16,11 +16,10 @@ mod value;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use prost::Message;
-use ripstop_model::snapshot::Name;
+use ripstop_model::discovery::Resource;
 
-use crate::xds::{Body, Kind, host};
+use crate::xds::host;
 
 pub(crate) use cluster::cluster;
 pub(crate) use endpoint::endpoints;
@@ -31,39 +30,22 @@ pub(crate) use tls::secret;
 /// The cluster from which Envoy takes secrets by SDS, as in Istio's bootstrap: the agent beside it.
 pub const SDS_CLUSTER: &str = "sds-grpc";
 
-/// A resource as it travels. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoded {
-    pub kind: Kind,
-    pub name: Name,
-    /// Equal for equal content within one build.
-    pub version: Arc<str>,
-    /// The message, without the `Any` around it.
-    pub bytes: Bytes,
-}
-
-/// Encodes one resource.
-pub fn resource(body: &Body) -> Encoded {
-    let bytes = match body {
-        Body::Cluster(m) => cluster(m).encode_to_vec(),
-        Body::Endpoints(m) => endpoints(m).encode_to_vec(),
-        Body::Listener(m) => listener(m).encode_to_vec(),
-        Body::Routes(m) => route_config(m).encode_to_vec(),
-        Body::Secret(m) => secret(m).encode_to_vec(),
-        Body::Host(m) => host::encode_host(m).encode_to_vec(),
-        Body::Ranges(m) => host::encode_ranges(m).encode_to_vec(),
-    };
-    Encoded {
-        kind: body.kind(),
-        name: body.name().into(),
-        version: version(body, &bytes),
-        bytes: bytes.into(),
+/// The message of a resource.
+pub(crate) fn message(resource: &Resource) -> Vec<u8> {
+    match resource {
+        Resource::Cluster(m) => cluster(m).encode_to_vec(),
+        Resource::Endpoints(m) => endpoints(m).encode_to_vec(),
+        Resource::Listener(m) => listener(m).encode_to_vec(),
+        Resource::Route(m) => route_config(m).encode_to_vec(),
+        Resource::Secret(m) => secret(m).encode_to_vec(),
+        Resource::Host(m) => host::encode_host(m),
+        Resource::Ranges(m) => host::encode_ranges(m),
     }
 }
 
 /// A hash of the content. Of the model's debug text, because protobuf maps are written in random order; secrets, whose
 /// text hides the keys, hold no maps.
-fn version(body: &Body, bytes: &[u8]) -> Arc<str> {
+pub(crate) fn version(resource: &Resource, bytes: &[u8]) -> Arc<str> {
     struct Text(std::hash::DefaultHasher);
     impl std::fmt::Write for Text {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {
@@ -72,11 +54,11 @@ fn version(body: &Body, bytes: &[u8]) -> Arc<str> {
         }
     }
     let mut text = Text(std::hash::DefaultHasher::new());
-    if let Body::Secret(_) = body {
+    if let Resource::Secret(_) = resource {
         text.0.write(bytes);
     } else {
         // Writing into a hasher cannot fail.
-        let _ = std::fmt::write(&mut text, format_args!("{body:?}"));
+        let _ = std::fmt::write(&mut text, format_args!("{resource:?}"));
     }
     format!("{:016x}", text.0.finish()).into()
 }

@@ -1,6 +1,6 @@
 //! The only crate that knows a protobuf: Envoy v3, ADS, SDS and the certificate API.
 //!
-//! - [`decode`] and [`encode`]: Envoy's messages ⇄ `ripstop_model::snapshot`, `decode(encode(x)) == x`
+//! - [`resource`]: a resource ⇄ its message, by [`decode`] and [`encode`]; `decode(encode(x)) == x`
 //! - [`bootstrap`]: an Envoy v3 bootstrap in YAML or JSON
 //! - [`xds`]: the ADS protocol, client and server, delta and state-of-the-world, without I/O
 
@@ -18,8 +18,8 @@ pub mod bootstrap;
 pub mod certificate;
 pub mod decode;
 mod descriptor;
-pub mod node;
 pub mod encode;
+pub mod node;
 mod pb;
 pub mod resource;
 mod text;

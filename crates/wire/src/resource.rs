@@ -9,13 +9,14 @@ use ripstop_model::seam::HostRecord;
 use ripstop_model::snapshot::Name;
 
 use crate::decode::{self, Problem};
+use crate::encode;
 use crate::xds::host::{encode_host, encode_ranges};
 
 /// A resource as it travels. Cheap to clone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
     pub name: Name,
-    /// Changes when the bytes do.
+    /// Equal for equal content (within one build).
     pub version: Arc<str>,
     pub bytes: Bytes,
 }
@@ -87,6 +88,16 @@ pub fn decode(kind: Kind, name: &Name, bytes: &[u8]) -> Result<Decoded, Rejectio
                 problems,
             })
         }
+    }
+}
+
+/// Writes a resource under its own name.
+pub fn encode(resource: &Resource) -> Encoded {
+    let bytes = encode::message(resource);
+    Encoded {
+        name: resource.name(),
+        version: encode::version(resource, &bytes),
+        bytes: bytes.into(),
     }
 }
 

@@ -4,13 +4,16 @@ mod arbitrary;
 
 use proptest::prelude::*;
 
+use arbitrary::Entropy;
+use ripstop_model::discovery::{Kind, Resource};
+
 use super::*;
 use crate::decode;
-use arbitrary::Entropy;
+use crate::resource;
 
-fn round_trip(body: Body) -> Result<(), TestCaseError> {
-    let encoded = resource(&body);
-    prop_assert_eq!(&*encoded.name, body.name());
+fn round_trip(body: Resource) -> Result<(), TestCaseError> {
+    let encoded = resource::encode(&body);
+    prop_assert_eq!(&encoded.name, &body.name());
     let decoded = match decode::resource(body.kind(), &encoded.bytes) {
         Ok(decoded) => decoded,
         Err(problems) => {
@@ -23,7 +26,7 @@ fn round_trip(body: Body) -> Result<(), TestCaseError> {
         vec![],
         "nothing that is written is left out when read"
     );
-    prop_assert_eq!(resource(&decoded.value).version, encoded.version);
+    prop_assert_eq!(resource::encode(&decoded.value).version, encoded.version);
     Ok(())
 }
 
@@ -36,38 +39,38 @@ proptest! {
 
     #[test]
     fn listeners(mut e in entropy()) {
-        round_trip(Body::Listener(Arc::new(e.listener())))?;
+        round_trip(Resource::Listener(Arc::new(e.listener())))?;
     }
 
     #[test]
     fn routes(mut e in entropy()) {
-        round_trip(Body::Routes(Arc::new(e.route_config())))?;
+        round_trip(Resource::Route(Arc::new(e.route_config())))?;
     }
 
     #[test]
     fn clusters(mut e in entropy()) {
-        round_trip(Body::Cluster(Arc::new(e.cluster())))?;
+        round_trip(Resource::Cluster(Arc::new(e.cluster())))?;
     }
 
     #[test]
     fn endpoints_(mut e in entropy()) {
-        round_trip(Body::Endpoints(Arc::new(e.endpoints())))?;
+        round_trip(Resource::Endpoints(Arc::new(e.endpoints())))?;
     }
 
     #[test]
     fn secrets(mut e in entropy()) {
-        round_trip(Body::Secret(Arc::new(e.secret())))?;
+        round_trip(Resource::Secret(Arc::new(e.secret())))?;
     }
 
     #[test]
     fn hosts(mut e in entropy()) {
-        round_trip(Body::Host(Arc::new(e.host())))?;
+        round_trip(Resource::Host(Arc::new(e.host())))?;
     }
 
     #[test]
     fn ranges(mut e in entropy()) {
         let ranges: Vec<_> = e.list(4, Entropy::net);
-        round_trip(Body::Ranges(ranges.into()))?;
+        round_trip(Resource::Ranges(ranges.into()))?;
     }
 
     /// Whatever bytes a peer sends, decoding answers with a value or with problems.
@@ -79,7 +82,7 @@ proptest! {
     /// Nor does it when a valid message is damaged.
     #[test]
     fn decoding_damaged_messages_never_panics(mut e in entropy(), at in any::<usize>(), to in any::<u8>()) {
-        let mut bytes = resource(&Body::Listener(Arc::new(e.listener()))).bytes.to_vec();
+        let mut bytes = resource::encode(&Resource::Listener(Arc::new(e.listener()))).bytes.to_vec();
         let at = at % bytes.len();
         bytes[at] = to;
         let _ = decode::resource(Kind::Listener, &bytes);

@@ -94,7 +94,6 @@ pub(crate) fn ranges(cx: &mut Decoding, m: RangesMessage) -> Arc<[IpNet]> {
     .into()
 }
 
-<<<<<<< HEAD
 pub(crate) fn encode_host(host: &HostRecord) -> Vec<u8> {
     let text = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect();
     let port = |port: &HostPort| PortMessage {
@@ -121,47 +120,4 @@ pub(crate) fn encode_ranges(ranges: &[IpNet]) -> Vec<u8> {
         cidrs: ranges.iter().map(ToString::to_string).collect(),
     }
     .encode_to_vec()
-=======
-pub(crate) fn encode_host(h: &HostRecord) -> HostMessage {
-    let texts = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect();
-    HostMessage {
-        fqdn: h.fqdn.to_string(),
-        vips: texts(&h.vips),
-        endpoints: texts(&h.endpoints),
-        headless: h.headless,
-        ports: h
-            .ports
-            .iter()
-            .map(|port| PortMessage {
-                number: port.number.into(),
-                name: port.name.clone(),
-                protocol: token(port.protocol).to_owned(),
-            })
-            .collect(),
-    }
-}
-
-/// What [`Protocol::named`] reads back.
-fn token(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Auto => "",
-        Protocol::Http => "http",
-        Protocol::Http2 => "http2",
-        Protocol::Grpc => "grpc",
-        Protocol::GrpcWeb => "grpc-web",
-        Protocol::Https => "https",
-        Protocol::Tls => "tls",
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Mongo => "mongo",
-        Protocol::Mysql => "mysql",
-        Protocol::Redis => "redis",
-    }
-}
-
-pub(crate) fn encode_ranges(ranges: &[IpNet]) -> RangesMessage {
-    RangesMessage {
-        cidrs: ranges.iter().map(ToString::to_string).collect(),
-    }
->>>>>>> 152e16c (wire: encode the snapshot as Envoy v3, a round trip for every resource)
 }
