@@ -239,18 +239,33 @@ impl Question {
             edns.set_rcode_high(code.high());
             message.set_edns(edns);
         }
-        let Step::Answer(bytes) = encoded(message.clone()) else {
-            return Step::Drop;
-        };
+        self.fitted(message)
+    }
+
+    /// What fits of an answer, marked truncated if that is not all (RFC 2181, 9): clients go to TCP, but musl before
+    /// 1.2.4 never does and takes what it gets.
+    fn fitted(&self, mut message: Message) -> Step {
         let room = match (self.transport, self.edns) {
             (Transport::Stream, _) => usize::from(u16::MAX),
             (Transport::Datagram, None) => PLAIN,
             (Transport::Datagram, Some(offered)) => usize::from(offered.min(EXTENDED)).max(PLAIN),
         };
-        if bytes.len() <= room {
-            Step::Answer(bytes)
-        } else {
-            encoded(message.truncate())
+        loop {
+            let Ok(bytes) = message.to_vec() else {
+                return Step::Drop;
+            };
+            if bytes.len() <= room {
+                return Step::Answer(bytes);
+            }
+            // Every round drops at least one; records of one answer are about of a size, so few rounds are needed.
+            let fitting = message.answers.len() * room / bytes.len();
+            message
+                .answers
+                .truncate(fitting.min(message.answers.len().saturating_sub(1)));
+            if message.answers.is_empty() {
+                return encoded(message.truncate());
+            }
+            message.metadata.truncation = true;
         }
     }
 }

@@ -172,3 +172,139 @@ fn no_outside_resolver_is_a_quick_failure_for_outside_names_only() {
         assert_eq!(bench.lines(), ["again ['240.240.0.4']"], "{caller:?}");
     }
 }
+
+/// getaddrinfo of a static musl program: no NSS, its own resolv.conf parser, A and AAAA in parallel.
+const MUSL: &str = r#"
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+int main(int count, char **names) {
+    for (int n = 1; n < count; n++) {
+        struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
+        int error = getaddrinfo(names[n], "80", &hints, &found);
+        printf("%s", names[n]);
+        if (error) { printf(" %s\n", gai_strerror(error)); continue; }
+        for (; found; found = found->ai_next) {
+            char text[64];
+            void *address = found->ai_family == AF_INET6
+                ? (void *)&((struct sockaddr_in6 *)found->ai_addr)->sin6_addr
+                : (void *)&((struct sockaddr_in *)found->ai_addr)->sin_addr;
+            printf(" %s", inet_ntop(found->ai_family, address, text, sizeof text));
+        }
+        printf("\n");
+    }
+    return 0;
+}
+"#;
+
+#[test]
+fn a_static_musl_program_finds_the_same() {
+    let compiler = std::path::Path::new("/usr/bin/musl-gcc");
+    assert!(
+        compiler.exists(),
+        "musl-gcc is missing: `apt-get install musl-tools`"
+    );
+    for caller in callers() {
+        let mut bench = bench(caller, "");
+        let source = bench.folder().join("names.c");
+        let program = bench.folder().join("names");
+        std::fs::write(&source, MUSL).unwrap();
+        let built = std::process::Command::new(compiler)
+            .arg("-static")
+            .arg(&source)
+            .arg("-o")
+            .arg(&program)
+            .status()
+            .unwrap();
+        assert!(built.success());
+        bench.spec.command = vec![program.display().to_string()];
+        let asked = [
+            "orders",
+            "orders.shop",
+            "four",
+            "example.com",
+            "none.example",
+            "silent",
+        ];
+        bench.spec.command.extend(asked.map(str::to_owned));
+        // The order of addresses is musl's own affair.
+        let sorted = |line: &String| {
+            let mut words: Vec<&str> = line.split(' ').collect();
+            if line.contains(':') {
+                words[1..].sort_unstable();
+            }
+            words.join(" ")
+        };
+        assert_eq!(
+            bench.lines().iter().map(sorted).collect::<Vec<_>>(),
+            [
+                "orders 2001:2::9 240.240.0.9",
+                "orders.shop 2001:2::9 240.240.0.9",
+                "four 240.240.0.4",
+                "example.com 198.51.100.7",
+                "none.example Name does not resolve",
+                "silent Try again",
+            ],
+            "{caller:?}"
+        );
+    }
+}
+
+#[test]
+fn node_finds_the_same_with_both_of_its_resolvers() {
+    let node = std::path::Path::new("/usr/bin/node");
+    assert!(node.exists(), "node is missing: `apt-get install nodejs`");
+    for caller in callers() {
+        let mut bench = bench(caller, "");
+        let program = "
+const dns = require('dns').promises, net = require('net');
+const code = error => error.code;
+(async () => {
+  // getaddrinfo in a thread, then c-ares.
+  console.log((await dns.lookup('orders', {all: true})).map(found => found.address).sort().join(' '));
+  console.log(await dns.resolve4('orders').then(String), await dns.resolve6('orders').then(String));
+  console.log(await dns.resolve6('four').catch(code), await dns.resolve4('none.example').catch(code));
+  console.log(await dns.resolve4('example.com').then(String), await dns.resolve4('long.example').then(String));
+  net.connect(80, 'four').on('data', data => console.log(String(data).trim()));
+})();";
+        bench.spec.command = ["/usr/bin/node", "-e", program].map(str::to_owned).into();
+        assert_eq!(
+            bench.lines(),
+            [
+                "2001:2::9 240.240.0.9",
+                "240.240.0.9 2001:2::9",
+                "ENODATA ENOTFOUND",
+                "198.51.100.7 198.51.100.7",
+                "outbound 240.240.0.4:80 from 10.88.0.5",
+            ],
+            "{caller:?}"
+        );
+    }
+}
+
+#[test]
+fn gos_way_of_asking_is_answered() {
+    for caller in callers() {
+        // Go's own resolver: both types at once, each on a socket of its own, with EDNS0 and a 1232-byte buffer.
+        let program = r"
+def query(name, kind):
+    labels = b''.join(bytes([len(label)]) + label for label in name.encode().split(b'.'))
+    option = b'\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00'
+    return b'\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01' + labels + b'\x00\x00' + bytes([kind]) + b'\x00\x01' + option
+pending = []
+for kind in (1, 28):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(30)
+    s.connect(('127.0.0.1', 53)); s.send(query('OrDeRs', kind)); pending.append(s)
+for s in pending:
+    answer = s.recv(1232)
+    # No error, one question, one answer, one additional record (OPT), and the name as it was asked.
+    print(answer[3] & 15, list(answer[5:12:2]), b'OrDeRs' in answer)";
+        let lines = bench(caller, program).lines();
+        assert_eq!(
+            lines,
+            ["0 [1, 1, 0, 1] True", "0 [1, 1, 0, 1] True"],
+            "{caller:?}"
+        );
+    }
+}

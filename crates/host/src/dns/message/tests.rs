@@ -150,7 +150,10 @@ fn what_does_not_fit_is_truncated_and_tcp_carries_it() {
         ..HostRecord::default()
     }));
     let short = resolve("db.", RecordType::A, &many);
-    assert!(short.metadata.truncation && short.answers.is_empty());
+    assert!(
+        short.metadata.truncation && (25..40).contains(&short.answers.len()),
+        "{short}"
+    );
     let mut extended = query("db.", RecordType::A);
     let mut edns = Edns::new();
     edns.set_max_payload(4096);
@@ -160,6 +163,7 @@ fn what_does_not_fit_is_truncated_and_tcp_carries_it() {
         answer.metadata.truncation,
         "1232 bytes is all a datagram carries"
     );
+    assert!((65..100).contains(&answer.answers.len()));
     assert!(answer.edns.is_some(), "EDNS is answered with EDNS");
     let bytes = query("db.", RecordType::A).to_vec().unwrap();
     let whole = asked(read(&bytes, &zone(), Transport::Stream)).answer(&many, &zone());
