@@ -72,6 +72,7 @@ pub enum Lookup {
 /// Looks names up in the mesh, asking the control plane on first use (decisions.md, 2).
 /// Takes the name as the application asked it (`orders`, `orders.shop`, `orders.shop.svc.cluster.local`,
 /// `api.example.com`); the implementation knows the workload's namespace and expands it.
+/// A PTR query for an address of the mesh asks for the alias `ip/ADDRESS` (decisions.md, 2); the record's `fqdn` answers it.
 pub trait Names: Send + Sync + 'static {
     fn lookup(&self, name: &str) -> impl Future<Output = Lookup> + Send;
 }
