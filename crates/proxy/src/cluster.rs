@@ -8,8 +8,11 @@ use arc_swap::ArcSwap;
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds};
 use ripstop_model::snapshot::route::Priority;
+use ripstop_model::snapshot::tls::UpstreamTls;
 use ripstop_model::snapshot::{Endpoints, Name};
 use tokio::sync::Semaphore;
+
+use crate::balance::{Balance, Panic, Roster};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -86,6 +89,11 @@ impl Breaker {
         enter(&self.retries, limit)
     }
 
+    /// Whether a retry would be let in now.
+    pub fn may_retry(&self, budget: Option<RetryBudget>) -> bool {
+        self.retry(budget).is_some()
+    }
+
     pub fn active_requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
     }
@@ -117,22 +125,62 @@ pub struct Cluster {
     default: Breaker,
     high: Breaker,
     endpoints: ArcSwap<Option<Arc<Endpoints>>>,
+    /// The members that balancers choose among.
+    roster: ArcSwap<Roster>,
 }
 
 impl Cluster {
-    /// `old`: the cluster of that name that ran before with another configuration.
+    /// `old`: the cluster of that name that ran before with another configuration. What is known of its members' health
+    /// and load stays true.
     pub fn new(config: Arc<cluster::Cluster>, old: Option<&Arc<Cluster>>) -> Cluster {
         let endpoints = match (&config.discovery, old) {
             (Discovery::Static(endpoints), _) => Some(endpoints.clone()),
-            (Discovery::Eds { .. }, Some(old)) => (**old.endpoints.load()).clone(),
-            _ => None,
+            (Discovery::OriginalDst { .. }, _) | (_, None) => None,
+            (_, Some(old)) => (**old.endpoints.load()).clone(),
+        };
+        let before = old.map(|old| old.roster.load_full());
+        let roster = match &endpoints {
+            Some(endpoints) => Roster::new(endpoints, before.as_deref()),
+            None => Roster::default(),
         };
         Cluster {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             default: Breaker::new(config.breakers.default.clone()),
             high: Breaker::new(config.breakers.high.clone()),
             endpoints: ArcSwap::from_pointee(endpoints),
+            roster: ArcSwap::from_pointee(roster),
             config,
+        }
+    }
+
+    pub fn roster(&self) -> Arc<Roster> {
+        self.roster.load_full()
+    }
+
+    /// One worker's balancer for this cluster.
+    pub fn balance(&self) -> Balance {
+        let panic = Panic {
+            below: self.config.lb_common.panic_threshold,
+            when_none: self
+                .config
+                .outlier
+                .as_ref()
+                .is_some_and(|outlier| outlier.keep_last),
+        };
+        Balance::new(self.config.lb.clone(), panic)
+    }
+
+    /// The transport of a member: the first match on its metadata, else the default. `None` is plain text.
+    pub fn transport(&self, member: &crate::balance::Member) -> Option<&Arc<UpstreamTls>> {
+        let transport = &self.config.transport;
+        let wanted = &member.endpoint.transport;
+        let found = transport.matches.iter().find(|candidate| {
+            let mut criteria = candidate.criteria.iter();
+            criteria.all(|(key, value)| wanted.get(key) == Some(value))
+        });
+        match found {
+            Some(found) => found.tls.as_ref(),
+            None => transport.default.as_ref(),
         }
     }
 
@@ -150,11 +198,22 @@ impl Cluster {
         }
     }
 
-    /// Whether a request waits for a connection of this cluster.
+    /// Whether a request waits because all of this cluster's connections are taken.
     pub fn is_wanted(&self) -> bool {
-        [&self.default, &self.high]
-            .iter()
-            .any(|breaker| breaker.pending.load(Ordering::Relaxed) > 0)
+        self.is_at_limit()
+            && [&self.default, &self.high]
+                .iter()
+                .any(|breaker| breaker.pending.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Whether `max_connections` is reached.
+    pub fn is_at_limit(&self) -> bool {
+        [&self.default, &self.high].iter().any(|breaker| {
+            breaker
+                .permits
+                .as_ref()
+                .is_some_and(|permits| permits.available_permits() == 0)
+        })
     }
 
     /// Takes over the members that EDS has for this cluster.
@@ -175,6 +234,8 @@ impl Cluster {
             .as_ref()
             .is_some_and(|old| Arc::ptr_eq(old, &fresh) || *old == fresh);
         if !same {
+            let roster = Roster::new(&fresh, Some(&self.roster.load()));
+            self.roster.store(Arc::new(roster));
             self.endpoints.store(Arc::new(Some(fresh)));
         }
     }

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use ripstop_model::authz::Caller;
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::Name;
-use ripstop_model::snapshot::listener::{Direction, TransportProtocol};
+use ripstop_model::snapshot::http::Codec;
+use ripstop_model::snapshot::listener::{Direction, Terminal, TransportProtocol};
 use tokio::net::TcpStream;
 
 use crate::listener::{self, chain};
 use crate::live::{Chain, Listener, Tables};
+use crate::message::Scheme;
 use crate::stream::Stream;
 use crate::worker::{Registration, Worker};
 
@@ -47,6 +49,9 @@ pub struct TlsFacts {
     pub principals: Option<Arc<[String]>>,
     /// The peer's leaf and chain, DER, for `x-forwarded-client-cert`.
     pub certificates: Arc<[Vec<u8>]>,
+    /// Of the leaf, lower-case hex.
+    pub leaf_sha256: Option<Arc<str>>,
+    pub subject: Option<Arc<str>>,
     pub version: &'static str,
 }
 
@@ -77,6 +82,18 @@ impl Connection {
             }
         }
         self.chain.borrow().clone()
+    }
+
+    /// The scheme that requests on this connection have.
+    pub fn scheme(&self) -> Scheme {
+        match self.tls {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.worker.shared.drain.phase().is_draining()
     }
 
     /// Whether the connection's listener was removed: it then ends as soon as it is idle.
@@ -218,7 +235,12 @@ async fn open(
         refuse(&listener, peer, Reason::AuthzDenied);
         return;
     }
-    drop(stream);
+    match &chain.config.terminal {
+        Terminal::Http(proxy) if proxy.codec != Codec::Http2 => {
+            crate::downstream::serve(connection, stream).await;
+        }
+        Terminal::Http(_) | Terminal::Tcp(_) => refuse(&listener, peer, Reason::UnsupportedVersion),
+    }
 }
 
 async fn register(connection: &Rc<Connection>) {

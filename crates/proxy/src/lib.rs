@@ -13,26 +13,40 @@
     )
 )]
 
+pub mod attempt;
 pub mod balance;
 pub mod cluster;
 pub mod connection;
+pub mod date;
+pub mod dial;
 pub mod discovery;
+pub mod downstream;
 pub mod drain;
 pub mod error;
+pub mod exchange;
+pub mod forwarding;
 pub mod headers;
 pub mod health;
+pub mod http;
 pub mod http1;
 pub mod listener;
 pub mod live;
 pub mod message;
+pub mod policy;
 pub mod pool;
+pub mod relay;
+pub mod reply;
+pub mod retry;
+pub mod route;
 pub mod stream;
+pub mod trace;
+pub mod upstream;
 pub mod worker;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,6 +68,11 @@ pub struct Options {
     /// Asked when a connection needs what the proxy does not hold; `None`: it holds all there is.
     pub demand: Option<Arc<dyn Demand>>,
     pub sidecar: Option<Sidecar>,
+    /// The node's id, for `%HOSTNAME%` and the admin pages.
+    pub node: Arc<str>,
+    pub registry: Arc<ripstop_telemetry::Registry>,
+    /// Where spans go; `None`: contexts are passed on unchanged.
+    pub spans: Option<ripstop_telemetry::export::Spans>,
     /// How long [`Running::drain`] lets requests go on.
     pub drain_time: Duration,
 }
@@ -64,6 +83,8 @@ pub struct Sidecar {
     pub adopted: Vec<(Name, OwnedFd)>,
     /// Sockets for dialling the application.
     pub sockets: Arc<dyn Sockets>,
+    /// The sidecar's own transport address (decisions.md, 1): the source of its connections to addresses in the same /16.
+    pub source: Option<Ipv4Addr>,
 }
 
 /// [`AppSockets`] behind a pointer.
@@ -102,6 +123,11 @@ pub struct Shared {
     pub demand: Option<Arc<dyn Demand>>,
     pub sockets: Option<Arc<dyn Sockets>>,
     pub counters: Counters,
+    pub node: Arc<str>,
+    pub registry: Arc<ripstop_telemetry::Registry>,
+    pub spans: Option<ripstop_telemetry::export::Spans>,
+    source: Option<Ipv4Addr>,
+    start: std::time::Instant,
     open: AtomicUsize,
     ready_workers: AtomicUsize,
     serving: AtomicBool,
@@ -140,6 +166,20 @@ impl Shared {
     /// Downstream connections that are open.
     pub fn connections(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Since the start.
+    pub fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The source for a connection to this address, where it matters: between sidecars of one host.
+    pub(crate) fn source_for(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let (Some(source), IpAddr::V4(target)) = (self.source, address.ip()) else {
+            return None;
+        };
+        let net = |ip: Ipv4Addr| u32::from(ip) >> 16;
+        (net(source) == net(target)).then(|| SocketAddr::from((source, 0)))
     }
 
     pub(crate) fn worker_ready(&self) {
@@ -192,12 +232,14 @@ pub fn run(options: Options) -> Result<Running, StartError> {
     let workers = options.workers.max(1);
     let mut adopted = HashMap::new();
     let mut sockets = None;
+    let mut source = None;
     if let Some(sidecar) = options.sidecar {
         for (name, socket) in sidecar.adopted {
             let socket = listener::Sockets::adopt(socket).map_err(StartError::Adopt)?;
             adopted.insert(name, Arc::new(socket));
         }
         sockets = Some(sidecar.sockets);
+        source = sidecar.source;
     }
     let shared = Arc::new(Shared {
         live: Live::new(workers, adopted),
@@ -205,6 +247,11 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         demand: options.demand,
         sockets,
         counters: Counters::default(),
+        node: options.node,
+        registry: options.registry,
+        spans: options.spans,
+        source,
+        start: std::time::Instant::now(),
         open: AtomicUsize::new(0),
         ready_workers: AtomicUsize::new(0),
         serving: AtomicBool::new(true),

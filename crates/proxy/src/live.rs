@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use ripstop_model::authz::Judge;
-use ripstop_model::route;
-use ripstop_model::snapshot::listener::{self, FilterChain};
+use ripstop_model::snapshot::listener::{self, FilterChain, Terminal};
 use ripstop_model::snapshot::{Endpoints, Name, Snapshot};
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
+use crate::http::Proxy;
 use crate::listener::Sockets;
+use crate::route;
 
 /// Everything the data path looks up, of one moment. A request uses one from start to end.
 #[derive(Default)]
@@ -43,6 +44,8 @@ pub struct Chain {
     pub config: Arc<FilterChain>,
     /// Network-level authorization.
     pub judge: Judge,
+    /// `None` where the chain ends in a TCP proxy.
+    pub http: Option<Proxy>,
 }
 
 impl Listener {
@@ -77,7 +80,12 @@ impl Listener {
 
 impl Chain {
     fn new(config: Arc<FilterChain>) -> Chain {
+        let http = match &config.terminal {
+            Terminal::Http(proxy) => Some(Proxy::new(proxy.clone())),
+            Terminal::Tcp(_) => None,
+        };
         Chain {
+            http,
             judge: Judge::new(&config.authz),
             config,
         }
@@ -159,7 +167,7 @@ impl Live {
                 let kept = old
                     .routes
                     .get(name)
-                    .filter(|kept| Arc::ptr_eq(&kept.config, config) || kept.config == *config);
+                    .filter(|kept| Arc::ptr_eq(kept.config(), config) || kept.config() == config);
                 let table = kept
                     .cloned()
                     .unwrap_or_else(|| Arc::new(route::Table::new(config.clone())));

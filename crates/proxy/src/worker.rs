@@ -17,7 +17,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::Shared;
+use crate::balance::{self, Ask, Balance, Member, Picked};
+use crate::cluster::Cluster;
 use crate::live::Tables;
+use crate::message::{RequestHead, ResponseHead};
 use crate::pool::Pools;
 use crate::stream::Stream;
 
@@ -36,7 +39,13 @@ pub struct Worker {
     view: RefCell<Rc<Arc<Tables>>>,
     scratch: RefCell<Vec<u8>>,
     buffers: RefCell<Vec<Vec<u8>>>,
+    heads: RefCell<Vec<RequestHead>>,
+    responses: RefCell<Vec<ResponseHead>>,
     seed: Cell<u64>,
+    balances: RefCell<HashMap<u64, Balance>>,
+    pub telemetry: RefCell<ripstop_telemetry::Worker>,
+    /// The current second and its `date` header.
+    date: RefCell<(u64, String)>,
     connections: RefCell<HashMap<u64, Waker>>,
     next_connection: Cell<u64>,
 }
@@ -50,7 +59,15 @@ impl Worker {
             view,
             scratch: RefCell::new(Vec::new()),
             buffers: RefCell::default(),
+            heads: RefCell::default(),
+            responses: RefCell::default(),
             seed: Cell::new(seed(index)),
+            balances: RefCell::default(),
+            telemetry: RefCell::new(ripstop_telemetry::Worker::new(
+                &shared.registry,
+                shared.spans.clone(),
+            )),
+            date: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
             shared,
@@ -100,6 +117,32 @@ impl Worker {
             .unwrap_or_else(|| Vec::with_capacity(8 * 1024))
     }
 
+    /// A cleared head with the memory of an earlier request.
+    pub fn take_head(&self) -> RequestHead {
+        self.heads.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub fn give_head(&self, mut head: RequestHead) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.len() < BUFFERS {
+            head.clear();
+            heads.push(head);
+        }
+    }
+
+    /// As [`Worker::take_head`].
+    pub fn take_response(&self) -> ResponseHead {
+        self.responses.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub fn give_response(&self, mut head: ResponseHead) {
+        let mut heads = self.responses.borrow_mut();
+        if heads.len() < BUFFERS {
+            head.clear();
+            heads.push(head);
+        }
+    }
+
     pub fn give_buffer(&self, mut buffer: Vec<u8>) {
         let mut buffers = self.buffers.borrow_mut();
         if buffers.len() < BUFFERS && buffer.capacity() <= BUFFER_MAX {
@@ -116,6 +159,58 @@ impl Worker {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// A member for the next attempt; `tried` are avoided while there is another.
+    pub fn pick(
+        &self,
+        cluster: &Cluster,
+        hash: Option<u64>,
+        tried: &[Arc<Member>],
+    ) -> Option<Picked> {
+        let mut balances = self.balances.borrow_mut();
+        let balance = balances
+            .entry(cluster.id)
+            .or_insert_with(|| cluster.balance());
+        let mut ask = Ask {
+            hash,
+            tried,
+            now: self.shared.uptime(),
+            draw: &mut || self.random(),
+        };
+        balance.pick(&cluster.roster(), &mut ask)
+    }
+
+    /// What became of a request on a picked member.
+    pub fn done(&self, cluster: &Cluster, picked: Picked, latency: Duration) {
+        let outcome = balance::Outcome {
+            latency,
+            now: self.shared.uptime(),
+        };
+        if let Some(balance) = self.balances.borrow_mut().get_mut(&cluster.id) {
+            balance.done(picked, &outcome);
+        }
+    }
+
+    /// Forgets the balancers of clusters that are gone.
+    fn retain_balances(&self, view: &Tables) {
+        let running: std::collections::HashSet<u64> =
+            view.clusters.values().map(|cluster| cluster.id).collect();
+        self.balances
+            .borrow_mut()
+            .retain(|id, _| running.contains(id));
+    }
+
+    /// The `date` header (RFC 9110 section 5.6.7), made once a second.
+    pub fn date(&self) -> std::cell::Ref<'_, str> {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        if self.date.borrow().0 != now {
+            self.date.replace((now, crate::date::http_date(now)));
+        }
+        std::cell::Ref::map(self.date.borrow(), |(_, text)| text.as_str())
     }
 
     /// Registers the running task as a connection: it is woken when a drain starts or the configuration changes.
@@ -243,16 +338,24 @@ async fn run(worker: Rc<Worker>) {
             changed = changes.changed() => {
                 if changed.is_err() { return; }
                 accepting.follow(&worker);
-                worker.pools.retain(&worker.view());
+                let view = worker.view();
+                worker.pools.retain(&view);
+                worker.retain_balances(&view);
                 worker.wake_connections();
             }
             changed = phase.changed() => {
-                if changed.is_err() || phase.borrow().is_stopped() { return; }
+                if changed.is_err() || phase.borrow().is_stopped() {
+                    worker.telemetry.borrow_mut().flush();
+                    return;
+                }
                 accepting.follow(&worker);
                 worker.wake_connections();
             }
             () = worker.shared.pool_wanted(worker.index) => worker.pools.give_up_idle(),
-            _ = tick.tick() => worker.pools.sweep(Instant::now()),
+            _ = tick.tick() => {
+                worker.pools.sweep(Instant::now());
+                worker.telemetry.borrow_mut().flush();
+            }
         }
     }
 }

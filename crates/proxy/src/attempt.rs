@@ -1,0 +1,593 @@
+//! One attempt: an endpoint, a connection to it, the request up, the response's head down. And what comes between two.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ripstop_model::hash;
+use ripstop_model::reason::{Flag, Reason};
+use ripstop_model::snapshot::route::{Forward, HostRewrite};
+use tokio::time::Instant;
+
+use crate::balance::{Member, Picked};
+use crate::cluster::Cluster;
+use crate::error::{Error, Retry};
+use crate::exchange::{Body, Downstream, Part, Upstream};
+use crate::headers::Headers;
+use crate::http::Request;
+use crate::http1::{Accepted, Framing};
+use crate::message::{RequestHead, ResponseHead};
+use crate::pool;
+use crate::relay::BACKLOG;
+use crate::reply::Reply;
+use crate::retry::{Attempts, Decision};
+use crate::route::{self, Limits};
+use crate::upstream;
+use crate::worker::Timer;
+
+/// Bytes of a request body that are kept so that it can be sent again.
+const REPLAY: usize = 64 * 1024;
+
+/// What happened to an attempt.
+pub enum Outcome {
+    Response(upstream::Http1, Accepted),
+    /// Try again after this pause.
+    Again(Duration),
+    Failed(Error),
+}
+
+/// How a request is tried: its limits, its attempts so far, what of its body can be sent again.
+pub struct Plan<'v> {
+    pub forward: &'v Forward,
+    pub cluster: Arc<Cluster>,
+    pub attempts: Attempts<'v>,
+    limits: Limits,
+    body: Replay,
+    tried: Vec<Arc<Member>>,
+    hash: Option<u64>,
+    /// The member of the running attempt.
+    picked: Option<Picked>,
+    sent: Instant,
+    /// The whole exchange ends here, whatever moves.
+    pub stream_deadline: Option<Instant>,
+    deadline: Option<Instant>,
+    pub idle: Option<Duration>,
+    alternative_on_timeout: bool,
+    exhausted: bool,
+    original_host: Option<String>,
+}
+
+/// The part of a request body that has been sent and can be sent again.
+#[derive(Debug, Default)]
+struct Replay {
+    bytes: Vec<u8>,
+    trailers: Option<Headers>,
+    /// The whole body has been read from the client.
+    complete: bool,
+    /// More came than is kept.
+    overflown: bool,
+    keep: bool,
+}
+
+impl Replay {
+    fn take(&mut self, part: Part<'_>) {
+        match part {
+            Part::Data(data) if !self.keep || self.bytes.len() + data.len() > REPLAY => {
+                self.overflown = true;
+                self.bytes = Vec::new();
+            }
+            Part::Data(data) => self.bytes.extend_from_slice(data),
+            Part::Trailers(trailers) => {
+                self.trailers = Some(trailers.clone());
+                self.complete = true;
+            }
+            Part::End => self.complete = true,
+        }
+    }
+}
+
+impl<'v> Plan<'v> {
+    pub fn new(
+        request: &Request<'v>,
+        forward: &'v Forward,
+        cluster: Arc<Cluster>,
+        head: &RequestHead,
+    ) -> Plan<'v> {
+        let honour = request.honours_headers();
+        let policy = forward.retry.as_deref().or(request
+            .selected
+            .and_then(|found| found.host.retry.as_deref()));
+        let timeouts = &request.config().timeouts;
+        let limits = route::limits(forward, timeouts.max_stream_duration, head, honour);
+        let mut attempts = Attempts::new(policy, head, honour);
+        // A try that may take as long as the whole has no limit of its own.
+        if let (Some(each), Some(all)) = (attempts.per_try_timeout, limits.total)
+            && each >= all
+        {
+            attempts.per_try_timeout = None;
+        }
+        let start = request.moments.start;
+        let hash = match forward.hash.is_empty() {
+            true => None,
+            false => {
+                let source = Some(request.sender.remote);
+                hash::key(&forward.hash, head, source, request.worker().random()).hash
+            }
+        };
+        Plan {
+            forward,
+            cluster,
+            body: Replay {
+                keep: attempts.may_retry() || !forward.mirrors.is_empty(),
+                ..Replay::default()
+            },
+            attempts,
+            limits,
+            tried: Vec::new(),
+            hash,
+            picked: None,
+            sent: start,
+            stream_deadline: limits.stream.map(|limit| start + limit),
+            deadline: None,
+            idle: forward.idle_timeout.unwrap_or(timeouts.stream_idle),
+            alternative_on_timeout: honour
+                && head
+                    .headers
+                    .first_named("x-envoy-upstream-rq-timeout-alt-response")
+                    .is_some(),
+            exhausted: false,
+            original_host: None,
+        }
+    }
+
+    /// When the first byte of the last attempt went out.
+    pub fn started(&self) -> Instant {
+        self.sent
+    }
+
+    /// The limit on the response, once the request is complete.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub fn is_request_complete(&self) -> bool {
+        self.body.complete
+    }
+
+    /// Notes a piece of the request body; the response's limit begins with its end (Envoy's route timeout).
+    pub fn take(&mut self, part: Part<'_>) {
+        let end = part.is_end();
+        self.body.take(part);
+        if end {
+            self.start_deadline();
+        }
+    }
+
+    fn start_deadline(&mut self) {
+        if self.deadline.is_none() {
+            self.deadline = self.limits.total.map(|limit| Instant::now() + limit);
+        }
+    }
+
+    /// The member for the next attempt.
+    fn pick(&mut self, request: &Request<'_>) -> Result<Picked, Error> {
+        let consistent = self.hash.is_some();
+        let avoid = self.attempts.avoids_previous_hosts() && !consistent;
+        let tried = if avoid { self.tried.as_slice() } else { &[] };
+        let picked = request.worker().pick(&self.cluster, self.hash, tried);
+        let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
+        if avoid && self.attempts.may_retry() {
+            self.tried.push(picked.member.clone());
+        }
+        Ok(picked)
+    }
+
+    /// The attempt is over: the balancer learns how it went.
+    fn release(&mut self, request: &Request<'_>) {
+        if let Some(picked) = self.picked.take() {
+            let latency = self.sent.elapsed();
+            request.worker().done(&self.cluster, picked, latency);
+        }
+    }
+
+    /// The answer when all attempts failed.
+    pub fn reply(&self, request: &mut Request<'_>, error: &Error) -> Reply {
+        if self.exhausted {
+            request.flag(Flag::UpstreamRetryLimitExceeded);
+        }
+        let mut reply = Reply::of_error(error).decided_by(request.resource());
+        let timeout = matches!(error.kind, Reason::UpstreamTimeout | Reason::PerTryTimeout);
+        if timeout && self.alternative_on_timeout {
+            reply.status = 204;
+            reply.body = Cow::Borrowed(b"");
+        }
+        reply
+    }
+}
+
+/// Makes one attempt.
+pub async fn run<D: Downstream>(
+    request: &mut Request<'_>,
+    plan: &mut Plan<'_>,
+    down: &mut D,
+    timer: &mut Timer,
+    response: &mut ResponseHead,
+) -> Outcome {
+    plan.attempts.begin();
+    request.attempts = plan.attempts.made();
+    let tried = one(request, plan, down, timer, response).await;
+    let replayable = !plan.body.overflown;
+    let draw = request.worker().random();
+    let decision = match &tried {
+        Ok((_, accepted)) if accepted.tunnel => Decision::Accept,
+        Ok(_) => plan.attempts.on_response(response, replayable, draw),
+        Err(error) => plan.attempts.on_error(error, replayable, draw),
+    };
+    match (decision, tried) {
+        (Decision::Retry { after, free }, tried) => {
+            let breaker = plan.cluster.breaker(plan.forward.priority);
+            let budget = match plan.attempts.is_implicit() {
+                true => Some(IMPLICIT_BUDGET),
+                false => None,
+            };
+            if !free && !breaker.may_retry(budget) {
+                request.flag(Flag::UpstreamOverflow);
+                return settle(tried);
+            }
+            drop(tried);
+            plan.release(request);
+            Outcome::Again(after)
+        }
+        (Decision::Exhausted, tried) => {
+            plan.exhausted = true;
+            request.flag(Flag::UpstreamRetryLimitExceeded);
+            settle(tried)
+        }
+        (Decision::Accept, tried) => settle(tried),
+    }
+}
+
+/// Implicit retries are at most a fifth of the active requests, or three (R10.2).
+const IMPLICIT_BUDGET: ripstop_model::snapshot::cluster::RetryBudget =
+    ripstop_model::snapshot::cluster::RetryBudget {
+        percent: 20.0,
+        min_concurrency: 3,
+    };
+
+fn settle(tried: Result<(upstream::Http1, Accepted), Error>) -> Outcome {
+    match tried {
+        Ok((up, accepted)) => Outcome::Response(up, accepted),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+async fn one<D: Downstream>(
+    request: &mut Request<'_>,
+    plan: &mut Plan<'_>,
+    down: &mut D,
+    timer: &mut Timer,
+    response: &mut ResponseHead,
+) -> Result<(upstream::Http1, Accepted), Error> {
+    if plan.body.complete || down.is_request_complete() {
+        plan.body.complete = true;
+        plan.start_deadline();
+    }
+    let began = Instant::now();
+    let per_try = plan.attempts.per_try_timeout.map(|limit| began + limit);
+    let picked = plan.pick(request)?;
+    let member = picked.member.clone();
+    plan.picked = Some(picked);
+    request.upstream_host = pool::address_of(&member);
+    prepare(request, plan, &member, down.request_mut(), began);
+    let strict = !down.request().method().is_idempotent();
+    let opening = pool::acquire(
+        request.connection,
+        &plan.cluster,
+        plan.forward.priority,
+        &member,
+        strict,
+    );
+    let limit = earliest([per_try, plan.deadline, plan.stream_deadline]);
+    let mut up = match limit {
+        None => opening.await?,
+        Some(limit) => match tokio::time::timeout_at(limit, opening).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(timed_out(plan, per_try)),
+        },
+    };
+    request.upstream_local = up.local();
+    let admitted = down.admitted();
+    plan.sent = Instant::now();
+    request.moments.sent.get_or_insert(plan.sent);
+    up.send(down.request(), admitted.framing, admitted.upgrade);
+    let again = !plan.body.bytes.is_empty() || plan.body.complete;
+    if again && admitted.framing != Framing::None {
+        replay(&plan.body, &mut up)?;
+    }
+    let accepted = head(request, plan, down, &mut up, timer, response, per_try).await?;
+    request.moments.answered = Some(Instant::now());
+    Ok((up, accepted))
+}
+
+/// Sends what was kept of the body.
+fn replay(body: &Replay, up: &mut upstream::Http1) -> Result<(), Error> {
+    if !body.bytes.is_empty() {
+        up.push(Part::Data(&body.bytes))?;
+    }
+    match (&body.trailers, body.complete) {
+        (Some(trailers), true) => up.push(Part::Trailers(trailers)),
+        (None, true) => up.push(Part::End),
+        (_, false) => Ok(()),
+    }
+}
+
+/// The request's body up, until the head of the response comes down.
+async fn head<D: Downstream>(
+    request: &mut Request<'_>,
+    plan: &mut Plan<'_>,
+    down: &mut D,
+    up: &mut upstream::Http1,
+    timer: &mut Timer,
+    response: &mut ResponseHead,
+    per_try: Option<Instant>,
+) -> Result<Accepted, Error> {
+    let mut last = Instant::now();
+    poll_fn(|cx| {
+        while up.backlog() < BACKLOG {
+            let mut pushed = Ok(());
+            let complete = plan.body.complete;
+            let received = down.poll_receive(cx, &mut |part| {
+                request.received += part.len() as u64;
+                plan.take(part);
+                if pushed.is_ok() {
+                    pushed = up.push(part);
+                }
+            });
+            match received {
+                Poll::Pending => break,
+                Poll::Ready(received) => received?,
+            }
+            pushed?;
+            if !complete {
+                last = Instant::now();
+            }
+        }
+        if let Poll::Ready(Err(error)) = up.poll_flush(cx) {
+            return Poll::Ready(Err(error));
+        }
+        loop {
+            match up.poll_response(cx, response) {
+                Poll::Ready(Ok(accepted)) if accepted.interim => down.inform(response),
+                Poll::Ready(outcome) => return Poll::Ready(outcome),
+                Poll::Pending => break,
+            }
+        }
+        if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let idle = plan.idle.map(|idle| last + idle);
+        timer.set(earliest([
+            per_try,
+            plan.deadline,
+            plan.stream_deadline,
+            idle,
+        ]));
+        std::task::ready!(timer.poll_expired(cx));
+        Poll::Ready(Err(timed_out(plan, per_try)))
+    })
+    .await
+}
+
+pub(crate) fn earliest<const N: usize>(moments: [Option<Instant>; N]) -> Option<Instant> {
+    moments.into_iter().flatten().min()
+}
+
+/// Which of the limits it was.
+fn timed_out(plan: &Plan<'_>, per_try: Option<Instant>) -> Error {
+    let now = Instant::now();
+    let passed = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+    if passed(plan.stream_deadline) {
+        return Error::terminal(Reason::MaxStreamDuration);
+    }
+    if passed(plan.deadline) {
+        return Error::terminal(Reason::UpstreamTimeout);
+    }
+    match passed(per_try) {
+        true => Error::new(Reason::PerTryTimeout, Retry::Unknown),
+        false => Error::terminal(Reason::StreamIdle),
+    }
+}
+
+/// What of the head depends on the attempt.
+fn prepare(
+    request: &Request<'_>,
+    plan: &mut Plan<'_>,
+    member: &Member,
+    head: &mut RequestHead,
+    now: Instant,
+) {
+    let mut digits = itoa::Buffer::new();
+    let attempt = plan.attempts.made();
+    if matches!(plan.forward.host_rewrite, HostRewrite::Auto)
+        && let Some(name) = &member.endpoint.hostname
+    {
+        let original = plan
+            .original_host
+            .get_or_insert_with(|| head.authority_sent().to_owned());
+        if *original != *name {
+            route::rewrite_host(plan.forward, name, head);
+        }
+    }
+    if attempt == 1 {
+        for name in CONSUMED {
+            if head.headers.has(crate::headers::Known::Envoy) {
+                head.headers.remove_named(name);
+            }
+        }
+    }
+    if request
+        .selected
+        .is_some_and(|found| found.host.request_attempt_count)
+    {
+        head.headers
+            .set_named("x-envoy-attempt-count", digits.format(attempt));
+    }
+    if attempt > 1 && plan.attempts.is_implicit() {
+        head.headers
+            .set_named("x-ripstop-attempt", digits.format(attempt - 1));
+    }
+    if !request.proxy.router.suppress_envoy_headers {
+        let left =
+            plan.attempts
+                .per_try_timeout
+                .or_else(|| match (plan.deadline, plan.limits.total) {
+                    (Some(deadline), _) => Some(deadline.saturating_duration_since(now)),
+                    (None, total) => total,
+                });
+        // The whole is told in full as long as nothing of it is used up (what Envoy does on a first attempt).
+        let left = match attempt {
+            1 => plan.attempts.per_try_timeout.or(plan.limits.total),
+            _ => left,
+        };
+        if let Some(left) = left {
+            head.headers.set_named(
+                "x-envoy-expected-rq-timeout-ms",
+                digits.format(left.as_millis()),
+            );
+        }
+    }
+}
+
+/// Headers that were for this proxy alone (Envoy's router removes them).
+const CONSUMED: &[&str] = &[
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-alt-stat-name",
+];
+
+/// Waits before the next attempt; the client may leave meanwhile, and the limits go on.
+pub async fn wait<D: Downstream>(
+    request: &mut Request<'_>,
+    plan: &Plan<'_>,
+    down: &mut D,
+    timer: &mut Timer,
+    pause: Duration,
+) -> Result<(), Reply> {
+    if pause.is_zero() {
+        return Ok(());
+    }
+    let until = Instant::now() + pause;
+    let limit = earliest([plan.deadline, plan.stream_deadline]);
+    timer.set(earliest([Some(until), limit]));
+    poll_fn(|cx| timer.poll_expired(cx)).await;
+    let _ = down;
+    match limit.is_some_and(|limit| limit <= Instant::now()) {
+        false => Ok(()),
+        true => Err(plan.reply(request, &timed_out(plan, None))),
+    }
+}
+
+/// Sends copies of the request where the route wants them; nobody waits for their answers.
+pub fn mirror(request: &Request<'_>, forward: &Forward, plan: &Plan<'_>, head: &RequestHead) {
+    if forward.mirrors.is_empty() || !plan.body.complete || plan.body.overflown {
+        return;
+    }
+    for mirror in &forward.mirrors {
+        if !mirror.fraction.holds(request.worker().random()) {
+            continue;
+        }
+        let Some(cluster) = request.view.clusters.get(&mirror.cluster) else {
+            continue;
+        };
+        let mut copy = head.clone();
+        if mirror.shadow_suffix {
+            copy.set_authority(&shadow_of(head.authority_sent()));
+        }
+        let shadow = Shadow {
+            connection: request.connection.clone(),
+            cluster: cluster.clone(),
+            priority: forward.priority,
+            head: copy,
+            body: plan.body.bytes.clone(),
+        };
+        tokio::task::spawn_local(shadow.send());
+    }
+}
+
+/// `host-shadow`, before the port (Envoy's shadow writer).
+fn shadow_of(authority: &str) -> String {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{host}-shadow:{port}")
+        }
+        _ => format!("{authority}-shadow"),
+    }
+}
+
+/// How long a mirrored request may take.
+const SHADOW: Duration = Duration::from_secs(15);
+
+struct Shadow {
+    connection: std::rc::Rc<crate::connection::Connection>,
+    cluster: Arc<Cluster>,
+    priority: ripstop_model::snapshot::route::Priority,
+    head: RequestHead,
+    body: Vec<u8>,
+}
+
+impl Shadow {
+    async fn send(self) {
+        // Nobody is told how it went: a mirror never affects the request it copies.
+        let _ = tokio::time::timeout(SHADOW, self.exchange()).await;
+    }
+
+    async fn exchange(self) -> Result<(), Error> {
+        let worker = self.connection.worker.clone();
+        let Some(picked) = worker.pick(&self.cluster, None, &[]) else {
+            return Ok(());
+        };
+        let mut up = pool::acquire(
+            &self.connection,
+            &self.cluster,
+            self.priority,
+            &picked.member,
+            true,
+        )
+        .await?;
+        let framing = match self.body.len() {
+            0 => Framing::None,
+            length => Framing::Length(length as u64),
+        };
+        up.send(&self.head, framing, None);
+        up.push(Part::Data(&self.body))?;
+        up.push(Part::End)?;
+        let mut response = ResponseHead::default();
+        let mut answered = false;
+        let mut ended = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = up.poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
+            while !answered {
+                answered = !std::task::ready!(up.poll_response(cx, &mut response))?.interim;
+                ended = response.status == 204;
+            }
+            while !ended {
+                std::task::ready!(up.poll_receive(cx, &mut |part| ended |= part.is_end()))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        up.finish();
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! Who a request is from and what it is called: forwarding headers, internal headers, request id, trace context, as Envoy's
+//! connection manager writes them.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use ripstop_model::snapshot::http::{HttpProxy, Underscores, Xfcc};
+
+use crate::connection::Connection;
+use crate::headers::Known;
+use crate::message::RequestHead;
+
+/// What was found out about the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// The client's address: of the socket, or from `x-forwarded-for` where that is trusted.
+    pub remote: IpAddr,
+    /// Came straight from outside: its internal headers mean nothing.
+    pub edge: bool,
+}
+
+/// Headers of Envoy's that steer a request, and are not taken from the edge.
+const STEERING: &[&str] = &[
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-ip-tags",
+    "x-envoy-max-retries",
+    "x-envoy-original-path",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+];
+
+/// Brings the request's own headers into the form that everything behind the connection manager sees.
+pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) -> Sender {
+    let sender = client(connection, proxy, head);
+    if proxy.underscores == Underscores::Drop {
+        head.headers.retain(|field| !field.name.contains(&b'_'));
+    }
+    if head.headers.has(Known::Envoy) {
+        head.headers.remove_named("x-envoy-internal");
+        if sender.edge {
+            for name in STEERING {
+                head.headers.remove_named(name);
+            }
+        }
+    }
+    if sender.edge && head.headers.has(Known::Ripstop) {
+        head.headers.remove(Known::Ripstop);
+    }
+    if sender.edge {
+        head.headers
+            .set_named("x-envoy-external-address", sender.remote.to_string());
+    }
+    if !head.headers.has(Known::XForwardedProto) || (sender.edge && proxy.xff_trusted_hops == 0) {
+        head.headers
+            .set(Known::XForwardedProto, connection.scheme().as_str());
+    }
+    client_certificate(connection, proxy, head);
+    request_id(connection, proxy, sender.edge, head);
+    crate::trace::enter(connection, proxy, head);
+    if let Some(via) = &proxy.via {
+        head.headers.append(Known::Via, via);
+    }
+    sender
+}
+
+/// Finds the client's address; appends the peer's to `x-forwarded-for` at the edge.
+fn client(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) -> Sender {
+    let peer = connection.peer.ip();
+    let hops = proxy.xff_trusted_hops as usize;
+    let listed = |head: &RequestHead, from_end: usize| -> Option<IpAddr> {
+        let list = head.headers.joined("x-forwarded-for")?;
+        list.rsplit(',').nth(from_end)?.trim().parse().ok()
+    };
+    if !proxy.use_remote_address {
+        return Sender {
+            remote: listed(head, hops).unwrap_or(peer),
+            edge: false,
+        };
+    }
+    let remote = match hops {
+        0 => peer,
+        // The nearest of the trusted proxies is the peer itself.
+        hops => listed(head, hops - 1).unwrap_or(peer),
+    };
+    if !proxy.skip_xff_append {
+        let list = match head.headers.joined("x-forwarded-for") {
+            Some(list) => format!("{list},{peer}"),
+            None => peer.to_string(),
+        };
+        head.headers.set(Known::XForwardedFor, list);
+    }
+    Sender { remote, edge: true }
+}
+
+/// `x-forwarded-client-cert` (`forward_client_cert_details`): never taken over from a peer that did not prove who it is.
+fn client_certificate(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) {
+    let verified = connection
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.principals.as_deref());
+    let mode = proxy.client_cert.mode;
+    if mode == Xfcc::AlwaysForwardOnly {
+        return;
+    }
+    let Some(names) = verified else {
+        head.headers.remove(Known::ForwardedClientCert);
+        return;
+    };
+    let fresh = || {
+        let mut element = String::new();
+        if let Some(hash) = connection
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.leaf_sha256.as_deref())
+        {
+            let _ = write!(element, "Hash={hash}");
+        }
+        if proxy.client_cert.subject
+            && let Some(subject) = connection
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.subject.as_deref())
+        {
+            let _ = write!(element, ";Subject=\"{subject}\"");
+        }
+        if proxy.client_cert.uri {
+            let uris = names.iter().filter(|name| name.contains("://"));
+            for uri in uris {
+                let _ = write!(element, ";URI={uri}");
+            }
+        }
+        if proxy.client_cert.dns {
+            for name in names.iter().filter(|name| !name.contains("://")) {
+                let _ = write!(element, ";DNS={name}");
+            }
+        }
+        element.trim_start_matches(';').to_owned()
+    };
+    match mode {
+        Xfcc::Sanitize => {
+            head.headers.remove(Known::ForwardedClientCert);
+        }
+        Xfcc::ForwardOnly | Xfcc::AlwaysForwardOnly => {}
+        Xfcc::AppendForward => {
+            let list = match head.headers.joined("x-forwarded-client-cert") {
+                Some(list) => format!("{list},{}", fresh()),
+                None => fresh(),
+            };
+            head.headers.set(Known::ForwardedClientCert, list);
+        }
+        Xfcc::SanitizeSet => head.headers.set(Known::ForwardedClientCert, fresh()),
+    }
+}
+
+/// `x-request-id`: made here unless the request has one that may be kept.
+fn request_id(connection: &Connection, proxy: &HttpProxy, edge: bool, head: &mut RequestHead) {
+    let settings = proxy.request_id;
+    if !settings.generate {
+        return;
+    }
+    let keep = head.headers.has(Known::XRequestId) && (!edge || settings.preserve_external);
+    if !keep {
+        let worker = &connection.worker;
+        let id = uuid(worker.random(), worker.random());
+        head.headers.set(Known::XRequestId, id);
+    }
+}
+
+/// A version 4 UUID (RFC 9562 section 5.4).
+fn uuid(high: u64, low: u64) -> [u8; 36] {
+    let bits = (u128::from(high) << 64) | u128::from(low);
+    let bits = bits & !(0xf << 76) | (4 << 76);
+    let bits = bits & !(0x3 << 62) | (2 << 62);
+    let mut out = [b'-'; 36];
+    let mut nibble = 32;
+    for (index, place) in out.iter_mut().enumerate() {
+        if matches!(index, 8 | 13 | 18 | 23) {
+            continue;
+        }
+        nibble -= 1;
+        let digit = ((bits >> (nibble * 4)) & 0xf) as u8;
+        *place = match digit {
+            0..=9 => b'0' + digit,
+            _ => b'a' + digit - 10,
+        };
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uuid;
+
+    #[test]
+    fn identifiers_are_version_4() {
+        let text = String::from_utf8(uuid(u64::MAX, 0x0123_4567_89ab_cdef).to_vec()).unwrap();
+        assert_eq!(text, "ffffffff-ffff-4fff-8123-456789abcdef");
+    }
+}

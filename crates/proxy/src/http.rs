@@ -1,0 +1,254 @@
+//! THE SPINE: one request from its head to its record. [`exchange`] reads in the order in which things happen.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ripstop_model::reason::{Flags, Reason};
+use ripstop_model::snapshot::http::{HttpFilter, HttpProxy, RouteSource, Router, ServerHeader};
+use ripstop_model::snapshot::route::Action;
+use tokio::time::Instant;
+
+use crate::attempt::{self, Outcome};
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::exchange::{Downstream, Upstream};
+use crate::forwarding;
+use crate::headers::Known;
+use crate::live::Tables;
+use crate::message::ResponseHead;
+use crate::policy::{self, Stage};
+use crate::relay;
+use crate::reply::Reply;
+use crate::route;
+use crate::worker::Timer;
+
+mod request;
+
+pub use request::Request;
+
+/// An HTTP connection manager, compiled.
+pub struct Proxy {
+    pub config: Arc<HttpProxy>,
+    pub stages: Vec<Stage>,
+    pub router: Router,
+    /// `None`: by name, from the tables.
+    inline: Option<Arc<route::Table>>,
+}
+
+impl Proxy {
+    pub fn new(config: Arc<HttpProxy>) -> Proxy {
+        let router = config.filters.iter().find_map(|filter| match filter {
+            HttpFilter::Router(router) => Some(router.clone()),
+            _ => None,
+        });
+        Proxy {
+            stages: config.filters.iter().filter_map(Stage::new).collect(),
+            router: router.unwrap_or_default(),
+            inline: match &config.routes {
+                RouteSource::Inline(routes) => Some(Arc::new(route::Table::new(routes.clone()))),
+                RouteSource::Named(_) => None,
+            },
+            config,
+        }
+    }
+
+    /// The table that routes are selected from.
+    pub fn routes<'v>(&'v self, view: &'v Tables) -> Option<&'v Arc<route::Table>> {
+        match &self.config.routes {
+            RouteSource::Inline(_) => self.inline.as_ref(),
+            RouteSource::Named(name) => view.routes.get(name),
+        }
+    }
+
+    /// Whether an upgrade may be asked for at all; the route has the last word.
+    pub fn may_upgrade(&self, token: &str) -> bool {
+        self.config.upgrades.iter().any(|allowed| allowed == token)
+    }
+}
+
+/// Serves one request whose head has arrived, up to the last byte of its response.
+pub async fn serve<D: Downstream>(connection: &Rc<Connection>, down: &mut D, timer: &mut Timer) {
+    let worker = &connection.worker;
+    let view = worker.view();
+    let chain = connection.chain(&view);
+    let Some(proxy) = &chain.http else {
+        return down.abort();
+    };
+    let mut request = Request::new(connection, &view, proxy);
+    let mut response = worker.take_response();
+    match exchange(&mut request, down, timer, &mut response).await {
+        Ok(()) => {}
+        Err(reply) if reply.status == 0 || request.responded => {
+            request.decide(&reply);
+            down.abort();
+        }
+        Err(reply) => answer(&mut request, down, &reply, &mut response),
+    }
+    request.record(down.request(), &response);
+    worker.give_response(response);
+}
+
+/// The life of a request. An error is what the proxy itself answers.
+async fn exchange<D: Downstream>(
+    request: &mut Request<'_>,
+    down: &mut D,
+    timer: &mut Timer,
+    response: &mut ResponseHead,
+) -> Result<(), Reply> {
+    // One form of path and authority for everything that follows.
+    normalise(request, down)?;
+    // Who sent it, what it is called, which trace it belongs to.
+    request.sender = forwarding::enter(request.connection, request.config(), down.request_mut());
+    // Where it would go. Policies look at it first: their settings may come with the route.
+    request.select(down.request());
+    policy::run(&request.proxy.stages, request, down.request_mut()).await?;
+    let selected = request
+        .selected
+        .ok_or_else(|| Reply::new(Reason::RouteNotFound))?;
+    if route::requires_tls(&selected, request.is_tls(), !request.sender.edge) {
+        return Err(route::to_https(down.request()));
+    }
+    let forward = match &selected.route.action {
+        Action::Forward(forward) => forward,
+        Action::Direct(direct) => return Err(route::direct(direct)),
+        Action::Redirect(redirect) => {
+            let matched = &selected.route.matches.path;
+            return Err(route::answer_redirect(redirect, matched, down.request()));
+        }
+        Action::None => return Err(Reply::new(Reason::RouteNotFound)),
+    };
+    // From here on it is the upstream's: its limits, its edits, its attempts.
+    let cluster = request.cluster(forward, down.request())?;
+    let mut plan = attempt::Plan::new(request, forward, cluster.clone(), down.request());
+    request.edit_request(down.request_mut());
+    route::rewrite(
+        forward,
+        request.share,
+        &selected.route.matches.path,
+        down.request_mut(),
+    );
+    let active = cluster.breaker(forward.priority).request();
+    let _active = active.map_err(|reason| Reply::of_error(&Error::terminal(reason)))?;
+    let (mut up, accepted) = loop {
+        match attempt::run(request, &mut plan, down, timer, response).await {
+            Outcome::Response(up, accepted) => break (up, accepted),
+            Outcome::Again(pause) => attempt::wait(request, &plan, down, timer, pause).await?,
+            Outcome::Failed(error) => return Err(plan.reply(request, &error)),
+        }
+    };
+    attempt::mirror(request, forward, &plan, down.request());
+    // The response: what routes and policies add to it, then its body, both ways at once.
+    request.edit_response(down.request(), response, plan.started());
+    request.responded = true;
+    match accepted.tunnel {
+        true => down.upgrade(response),
+        false => down.respond(response, accepted.framing),
+    }
+    relay::run(request, &mut plan, down, &mut up, timer, accepted)
+        .await
+        .map_err(|error| Reply::of_error(&error))?;
+    up.finish();
+    Ok(())
+}
+
+fn normalise<D: Downstream>(request: &Request<'_>, down: &mut D) -> Result<(), Reply> {
+    match down.request_mut().normalize(&request.config().path) {
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => {
+            let mut reply = Reply::new(Reason::Redirected);
+            reply.status = 307;
+            let query = down.request().query().map(|query| format!("?{query}"));
+            let location = format!("{path}{}", query.unwrap_or_default());
+            reply.headers.push(("location", location));
+            Err(reply)
+        }
+        Err(_) => Err(Reply::new(Reason::BadPath)),
+    }
+}
+
+/// Answers with a response of the proxy's own.
+fn answer<D: Downstream>(
+    request: &mut Request<'_>,
+    down: &mut D,
+    reply: &Reply,
+    response: &mut ResponseHead,
+) {
+    request.decide(reply);
+    let grpc = down
+        .request()
+        .headers
+        .text(Known::ContentType)
+        .is_some_and(ripstop_model::route::is_grpc_content_type);
+    let (framing, body) = reply.head(grpc, response);
+    request.edit_reply(down.request(), response);
+    let sent = send_whole(down, response, framing, body);
+    request.sent += sent;
+}
+
+fn send_whole<D: Downstream>(
+    down: &mut D,
+    response: &ResponseHead,
+    framing: crate::http1::Framing,
+    body: &[u8],
+) -> u64 {
+    use crate::exchange::Part;
+    down.respond(response, framing);
+    // A body whose length was announced has it.
+    let sent = down
+        .push(Part::Data(body))
+        .and_then(|()| down.push(Part::End));
+    match sent {
+        Ok(()) => body.len() as u64,
+        Err(_) => 0,
+    }
+}
+
+/// Answers what never became a request.
+pub fn refuse<D: Downstream>(connection: &Rc<Connection>, down: &mut D, reason: Reason) {
+    let worker = &connection.worker;
+    let view = worker.view();
+    let chain = connection.chain(&view);
+    let Some(proxy) = &chain.http else {
+        return down.abort();
+    };
+    let mut request = Request::new(connection, &view, proxy);
+    let mut response = worker.take_response();
+    let reply = Reply::new(reason);
+    request.decide(&reply);
+    let (framing, body) = reply.head(false, &mut response);
+    stamp(&proxy.config, worker, &mut response);
+    send_whole(down, &response, framing, body);
+    request.record(down.request(), &response);
+    worker.give_response(response);
+}
+
+/// `date` and `server` as Envoy writes them.
+fn stamp(config: &HttpProxy, worker: &crate::worker::Worker, response: &mut ResponseHead) {
+    match &config.server_header {
+        ServerHeader::Overwrite(name) => response.headers.set(Known::Server, name),
+        ServerHeader::AppendIfAbsent(name) if !response.headers.has(Known::Server) => {
+            response.headers.append(Known::Server, name);
+        }
+        ServerHeader::AppendIfAbsent(_) | ServerHeader::PassThrough => {}
+    }
+    if !response.headers.has(Known::Date) {
+        response.headers.append(Known::Date, &*worker.date());
+    }
+}
+
+/// The moments of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Moments {
+    pub start: Instant,
+    pub sent: Option<Instant>,
+    pub answered: Option<Instant>,
+}
+
+/// What is known of a request's end, for the log.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub flags: Flags,
+    pub reason: Option<Reason>,
+    pub resource: Option<String>,
+    pub cause: Option<String>,
+}

@@ -1,0 +1,379 @@
+//! One request's facts while it is served: where it came from, where it goes, what was decided.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ripstop_model::authz::{Caller, Judge};
+use ripstop_model::reason::{Flag, Reason};
+use ripstop_model::request::RequestView;
+use ripstop_model::route::Selected;
+use ripstop_model::snapshot::fault::Fault;
+use ripstop_model::snapshot::http::HttpProxy;
+use ripstop_model::snapshot::route::{Action, Cors, Forward, Share, Split};
+use ripstop_model::snapshot::{Name, Resource};
+use ripstop_model::split;
+use tokio::time::Instant;
+
+use super::{Moments, Proxy, Verdict, stamp};
+use crate::cluster::Cluster;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::forwarding::Sender;
+use crate::headers::Known;
+use crate::live::Tables;
+use crate::message::{RequestHead, ResponseHead};
+use crate::policy::headers::Operator;
+use crate::policy::{Stage, authz, cors};
+use crate::reply::Reply;
+use crate::route;
+use crate::worker::Worker;
+
+/// One request on its way. Everything it refers to is of one version of the tables.
+pub struct Request<'v> {
+    pub connection: &'v Rc<Connection>,
+    pub view: &'v Tables,
+    pub proxy: &'v Proxy,
+    pub sender: Sender,
+    table: Option<&'v Arc<route::Table>>,
+    pub selected: Option<Selected<'v>>,
+    /// The weighted cluster that was drawn.
+    pub share: Option<&'v Share>,
+    cluster_name: Option<Name>,
+    pub moments: Moments,
+    started: SystemTime,
+    /// Body bytes from the client and to it.
+    pub received: u64,
+    pub sent: u64,
+    pub attempts: u32,
+    pub upstream_host: Option<SocketAddr>,
+    pub upstream_local: Option<SocketAddr>,
+    /// The head of a response is on its way: no other can be given.
+    pub responded: bool,
+    /// The origin that CORS allowed.
+    pub origin: Option<String>,
+    pub verdict: Verdict,
+}
+
+impl<'v> Request<'v> {
+    pub fn new(connection: &'v Rc<Connection>, view: &'v Tables, proxy: &'v Proxy) -> Request<'v> {
+        Request {
+            connection,
+            view,
+            proxy,
+            sender: Sender {
+                remote: connection.peer.ip(),
+                edge: false,
+            },
+            table: None,
+            selected: None,
+            share: None,
+            cluster_name: None,
+            moments: Moments {
+                start: Instant::now(),
+                sent: None,
+                answered: None,
+            },
+            started: SystemTime::now(),
+            received: 0,
+            sent: 0,
+            attempts: 0,
+            upstream_host: None,
+            upstream_local: None,
+            responded: false,
+            origin: None,
+            verdict: Verdict::default(),
+        }
+    }
+
+    pub fn worker(&self) -> &'v Rc<Worker> {
+        &self.connection.worker
+    }
+
+    pub fn config(&self) -> &'v HttpProxy {
+        &self.proxy.config
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.connection.tls.is_some()
+    }
+
+    /// Whether `x-envoy-*` request headers are obeyed: not from the edge.
+    pub fn honours_headers(&self) -> bool {
+        !self.sender.edge
+    }
+
+    /// Selects the route and, where the route splits, the share.
+    pub fn select(&mut self, head: &RequestHead) {
+        self.table = self.proxy.routes(self.view);
+        let draw = self.worker().random();
+        let found = self
+            .table
+            .and_then(|table| table.select(head, draw, self.is_tls()).ok());
+        self.selected = found;
+        let Some(Action::Forward(forward)) = found.map(|found| &found.route.action) else {
+            return;
+        };
+        self.cluster_name = match &forward.to {
+            Split::One(name) => Some(name.clone()),
+            Split::Weighted { shares, total } => {
+                self.share = split::pick(shares, *total, self.worker().random());
+                self.share.map(|share| share.cluster.clone())
+            }
+            Split::Header(name) => head.header(name).map(|value| Name::from(&*value)),
+        };
+    }
+
+    /// The cluster that the request goes to.
+    pub fn cluster(
+        &self,
+        forward: &Forward,
+        _head: &RequestHead,
+    ) -> Result<&'v Arc<Cluster>, Reply> {
+        self.cluster_name
+            .as_ref()
+            .and_then(|name| self.view.clusters.get(name))
+            .ok_or_else(|| {
+                let mut reply = Reply::new(Reason::ClusterNotFound).decided_by(self.resource());
+                reply.status = forward.missing_cluster_status;
+                reply
+            })
+    }
+
+    pub fn cluster_name(&self) -> Option<&Name> {
+        self.cluster_name.as_ref()
+    }
+
+    /// The user's resource behind the route.
+    pub fn resource(&self) -> Option<&'v Resource> {
+        self.selected
+            .and_then(|found| found.route.resource.as_ref())
+    }
+
+    pub fn caller(&self) -> Caller {
+        let mut caller = self.connection.caller.clone();
+        caller.remote_ip = self.sender.remote;
+        caller
+    }
+
+    /// The judge that stands in the place of a named filter: `Some(None)` turns it off.
+    pub fn authz_override(&self, filter: &Name) -> Option<Option<&'v Judge>> {
+        self.table?.authz(&self.selected?, self.share, filter)
+    }
+
+    pub fn fault_override(&self) -> Option<Arc<Fault>> {
+        let found = self.selected?;
+        let share = self.share.and_then(|share| share.per_filter.fault.as_ref());
+        share
+            .or(found.route.per_filter.fault.as_ref())
+            .or(found.host.per_filter.fault.as_ref())
+            .cloned()
+    }
+
+    pub fn cors(&self) -> Option<&'v Arc<Cors>> {
+        let found = self.selected?;
+        let settings = |cors: &'v Option<Arc<Cors>>| cors.as_ref();
+        settings(&found.route.per_filter.cors).or(settings(&found.host.per_filter.cors))
+    }
+
+    /// Peer metadata belongs to the mesh: an application never sees it.
+    pub fn read_peer(&mut self, head: &mut RequestHead) {
+        head.headers.remove_named("x-envoy-peer-metadata");
+        head.headers.remove_named("x-envoy-peer-metadata-id");
+    }
+
+    pub fn flag(&mut self, flag: Flag) {
+        self.verdict.flags.set(flag);
+    }
+
+    /// Remembers why the proxy itself answered or ended the request.
+    pub fn decide(&mut self, reply: &Reply) {
+        if let Some(flag) = reply.reason.flag() {
+            self.verdict.flags.set(flag);
+        }
+        self.verdict.reason = Some(reply.reason);
+        let resource = reply.resource.as_ref().or(self.resource());
+        self.verdict.resource = resource.map(ToString::to_string);
+        self.verdict.cause = reply.cause.clone();
+    }
+
+    /// What the levels of the route add to the request.
+    pub fn edit_request(&self, head: &mut RequestHead) {
+        let (Some(table), Some(selected)) = (self.table, &self.selected) else {
+            return;
+        };
+        for level in table.levels(selected, self.share) {
+            level.request.apply(
+                head,
+                |head, operator| self.operator(operator, head, None),
+                |head| &mut head.headers,
+            );
+        }
+    }
+
+    /// What the levels of the route, the router and the connection manager add to an upstream's response.
+    pub fn edit_response(
+        &mut self,
+        head: &RequestHead,
+        response: &mut ResponseHead,
+        sent: Instant,
+    ) {
+        if !self.proxy.router.suppress_envoy_headers {
+            let took = self
+                .moments
+                .answered
+                .unwrap_or(sent)
+                .saturating_duration_since(sent);
+            response.headers.set_named(
+                "x-envoy-upstream-service-time",
+                itoa::Buffer::new().format(took.as_millis()),
+            );
+        }
+        if self
+            .selected
+            .is_some_and(|found| found.host.response_attempt_count)
+        {
+            response.headers.set_named(
+                "x-envoy-attempt-count",
+                itoa::Buffer::new().format(self.attempts),
+            );
+        }
+        self.edit_levels(head, response);
+        if let (Some(cors), Some(origin)) = (self.cors(), &self.origin) {
+            cors::mark(cors, origin, response);
+        }
+        self.finish_response(head, response);
+    }
+
+    /// As [`Request::edit_response`], for a response of the proxy's own.
+    pub fn edit_reply(&mut self, head: &RequestHead, response: &mut ResponseHead) {
+        let local_route = matches!(
+            self.verdict.reason,
+            Some(Reason::DirectResponse | Reason::Redirected)
+        );
+        if local_route {
+            self.edit_levels(head, response);
+        }
+        self.finish_response(head, response);
+    }
+
+    fn edit_levels(&self, head: &RequestHead, response: &mut ResponseHead) {
+        let (Some(table), Some(selected)) = (self.table, &self.selected) else {
+            return;
+        };
+        for level in table.levels(selected, self.share) {
+            level.response.apply(
+                response,
+                |response, operator| self.operator(operator, head, Some(response)),
+                |response| &mut response.headers,
+            );
+        }
+    }
+
+    fn finish_response(&self, head: &RequestHead, response: &mut ResponseHead) {
+        let config = self.config();
+        if config.request_id.set_in_response
+            && let Some(id) = head.headers.get(Known::XRequestId)
+        {
+            response.headers.set(Known::XRequestId, id);
+        }
+        if let Some(via) = &config.via {
+            response.headers.append(Known::Via, via);
+        }
+        stamp(config, self.worker(), response);
+    }
+
+    /// A command operator of a header template (Envoy's access log operators, those that are known this early).
+    fn operator(
+        &self,
+        operator: &Operator,
+        head: &RequestHead,
+        response: Option<&ResponseHead>,
+    ) -> Option<String> {
+        let connection = self.connection;
+        let request = |name: &str| head.field(name).map(|value| value.into_owned());
+        Some(match operator.name.as_str() {
+            "REQ" => {
+                let alternative = operator.alternative.as_deref();
+                return request(&operator.argument).or_else(|| alternative.and_then(request));
+            }
+            "RESP" => return response?.headers.joined(&operator.argument).map(Into::into),
+            "PROTOCOL" => head.version.as_str().to_owned(),
+            "DOWNSTREAM_REMOTE_ADDRESS" => {
+                SocketAddr::new(self.sender.remote, connection.peer.port()).to_string()
+            }
+            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => self.sender.remote.to_string(),
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => connection.peer.to_string(),
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => connection.peer.ip().to_string(),
+            "DOWNSTREAM_LOCAL_ADDRESS" => connection.destination.to_string(),
+            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => connection.destination.ip().to_string(),
+            "DOWNSTREAM_LOCAL_PORT" => connection.destination.port().to_string(),
+            "REQUESTED_SERVER_NAME" => connection.caller.sni.to_string(),
+            "DOWNSTREAM_PEER_URI_SAN" => {
+                let names = connection.caller.principals.as_deref().unwrap_or_default();
+                let uris: Vec<&str> = names
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|name| name.contains("://"))
+                    .collect();
+                uris.join(",")
+            }
+            "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => self.cluster_name.as_deref()?.to_owned(),
+            "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => self.upstream_host?.to_string(),
+            "ROUTE_NAME" => self.selected?.route.name.to_string(),
+            "VIRTUAL_CLUSTER_NAME" => return None,
+            "HOSTNAME" => self.worker().shared.node.to_string(),
+            "RESPONSE_CODE" => response?.status.to_string(),
+            "RESPONSE_FLAGS" => self.verdict.flags.to_string(),
+            "UPSTREAM_REQUEST_ATTEMPT_COUNT" => self.attempts.to_string(),
+            _ => return None,
+        })
+    }
+
+    /// Judged again, by the policies that run now: a stream that they deny ends.
+    pub fn is_still_allowed(&self, head: &RequestHead) -> bool {
+        let view = self.worker().view();
+        let chain = self.connection.chain(&view);
+        if !chain
+            .judge
+            .judge(&self.connection.caller, None)
+            .is_allowed()
+        {
+            return false;
+        }
+        let Some(proxy) = &chain.http else {
+            return false;
+        };
+        let mut now = Request::new(self.connection, &view, proxy);
+        now.sender = self.sender;
+        now.select(head);
+        proxy.stages.iter().all(|stage| match stage {
+            Stage::Authz { filter, judge } => authz::enforce(filter, judge, &now, head).is_ok(),
+            Stage::PeerMetadata | Stage::GrpcStats | Stage::Fault(_) | Stage::Cors => true,
+        })
+    }
+
+    /// An outcome of an upstream that ended without a response the client can be given.
+    pub fn fail(&mut self, error: &Error) {
+        if let Some(flag) = error.kind.flag() {
+            self.verdict.flags.set(flag);
+        }
+    }
+
+    /// The request is over: counts and logs it.
+    pub fn record(&self, head: &RequestHead, response: &ResponseHead) {
+        let took = self.moments.start.elapsed();
+        tracing::trace!(
+            method = head.method_str(),
+            path = head.path(),
+            authority = head.authority(),
+            status = response.status,
+            flags = %self.verdict.flags,
+            reason = self.verdict.reason.map(Reason::as_str),
+            started = ?self.started,
+            ?took,
+            "request"
+        );
+    }
+}

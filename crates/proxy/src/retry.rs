@@ -1,0 +1,447 @@
+//! The outcome of an attempt in → accept it, or try again and when. No I/O, no clock: the caller waits and draws.
+
+use std::time::Duration;
+
+use ripstop_model::reason::Reason;
+use ripstop_model::request::RequestView;
+use ripstop_model::snapshot::retry::{Backoff, RetryOn, RetryPolicy, RetryScope};
+
+use crate::error::{Error, Retry};
+use crate::headers::Known;
+use crate::message::{RequestHead, ResponseHead};
+
+/// Retries that `x-envoy-retry-on` alone asks for (Envoy's `num_retries` default).
+const DEFAULT_RETRIES: u32 = 1;
+const DEFAULT_BACKOFF: Backoff = ripstop_model::defaults::envoy::BACKOFF;
+
+/// What to do after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// This is the outcome.
+    Accept,
+    /// It would be tried again, had the attempts not been used up (`URX`).
+    Exhausted,
+    Retry {
+        after: Duration,
+        /// Not counted against the policy: nothing was processed, a pooled connection had ended (R5.1).
+        free: bool,
+    },
+}
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub struct Attempts<'p> {
+    policy: Option<&'p RetryPolicy>,
+    on: RetryOn,
+    left: u32,
+    retriable_codes: Vec<u16>,
+    idempotent: bool,
+    /// The request is itself a retry of the hop before (R10.3).
+    nested: bool,
+    replayed: bool,
+    made: u32,
+    pub per_try_timeout: Option<Duration>,
+}
+
+impl<'p> Attempts<'p> {
+    /// `honour`: the caller may steer by `x-envoy-retry-on` and its kin.
+    pub fn new(
+        policy: Option<&'p RetryPolicy>,
+        request: &RequestHead,
+        honour: bool,
+    ) -> Attempts<'p> {
+        let nested = request
+            .headers
+            .first_named("x-ripstop-attempt")
+            .is_some_and(|n| n != b"0");
+        let applies = |policy: &&RetryPolicy| {
+            policy.request_headers.is_empty()
+                || policy
+                    .request_headers
+                    .iter()
+                    .any(|header| header.matches(request))
+        };
+        let policy = policy.filter(applies);
+        let mut attempts = Attempts {
+            policy,
+            on: policy.map_or(RetryOn::NONE, |policy| policy.on),
+            left: policy.map_or(0, |policy| policy.retries),
+            retriable_codes: Vec::new(),
+            idempotent: request.method().is_idempotent(),
+            nested,
+            replayed: false,
+            made: 0,
+            per_try_timeout: policy.and_then(|policy| policy.per_try_timeout),
+        };
+        if honour && request.headers.has(Known::Envoy) {
+            attempts.steer(request);
+        }
+        attempts
+    }
+
+    /// Reads the request headers by which an internal caller asks for retries.
+    fn steer(&mut self, request: &RequestHead) {
+        let text = |name: &str| request.header(name);
+        let mut asked = RetryOn::NONE;
+        for name in ["x-envoy-retry-on", "x-envoy-retry-grpc-on"] {
+            if let Some(list) = text(name) {
+                asked = asked.union(RetryOn::parse(&list).0);
+            }
+        }
+        if !asked.is_empty() {
+            if self.on.is_empty() {
+                self.left = DEFAULT_RETRIES;
+            }
+            self.on = self.on.union(asked);
+        }
+        if let Some(list) = text("x-envoy-retriable-status-codes") {
+            let codes = list
+                .split(',')
+                .filter_map(|code| code.trim().parse::<u16>().ok());
+            self.retriable_codes.extend(codes);
+        }
+        if let Some(most) = text("x-envoy-max-retries").and_then(|most| most.parse().ok())
+            && !self.on.is_empty()
+        {
+            self.left = most;
+        }
+        if let Some(limit) = milliseconds(request, "x-envoy-upstream-rq-per-try-timeout-ms") {
+            self.per_try_timeout = Some(limit).filter(|limit| !limit.is_zero());
+        }
+    }
+
+    /// Attempts made so far.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// An attempt begins.
+    pub fn begin(&mut self) {
+        self.made += 1;
+    }
+
+    /// Whether a body is worth keeping: something may still be tried again.
+    pub fn may_retry(&self) -> bool {
+        (!self.on.is_empty() && self.left > 0) || (self.idempotent && !self.replayed)
+    }
+
+    pub fn avoids_previous_hosts(&self) -> bool {
+        self.policy.is_none_or(|policy| policy.avoid_previous_hosts)
+    }
+
+    pub fn is_implicit(&self) -> bool {
+        self.policy
+            .is_some_and(|policy| policy.scope == RetryScope::Implicit)
+    }
+
+    /// After an attempt without a response. `replayable`: the whole request can be sent again.
+    pub fn on_error(&mut self, error: &Error, replayable: bool, draw: u64) -> Decision {
+        if !replayable || error.retry == Retry::Never {
+            return Decision::Accept;
+        }
+        let unprocessed = error.retry == Retry::Unprocessed;
+        let reused = error.kind == Reason::UpstreamClosedReused;
+        if reused && !self.replayed && (self.idempotent || unprocessed) {
+            self.replayed = true;
+            return Decision::Retry {
+                after: Duration::ZERO,
+                free: true,
+            };
+        }
+        let wanted = self.on.any(conditions_of(error.kind));
+        self.again(wanted, unprocessed, draw)
+    }
+
+    /// After a response head.
+    pub fn on_response(
+        &mut self,
+        response: &ResponseHead,
+        replayable: bool,
+        draw: u64,
+    ) -> Decision {
+        let wanted = self.wants_other_than(response);
+        if !replayable {
+            return Decision::Accept;
+        }
+        self.again(wanted, false, draw)
+    }
+
+    fn again(&mut self, wanted: bool, unprocessed: bool, draw: u64) -> Decision {
+        let implicit = self.is_implicit();
+        let allowed = !implicit || (!self.nested && (self.idempotent || unprocessed));
+        if !wanted || !allowed {
+            return Decision::Accept;
+        }
+        if self.left == 0 {
+            return match self.policy.is_some_and(|policy| policy.retries > 0) || self.made > 1 {
+                true => Decision::Exhausted,
+                false => Decision::Accept,
+            };
+        }
+        self.left -= 1;
+        Decision::Retry {
+            after: self.pause(draw),
+            free: false,
+        }
+    }
+
+    /// Uniform in `[0, min((2^N - 1) * base, max))` before retry N.
+    fn pause(&self, draw: u64) -> Duration {
+        let backoff = self.policy.map_or(DEFAULT_BACKOFF, |policy| policy.backoff);
+        let factor = 1u32.checked_shl(self.made).map_or(u32::MAX, |two| two - 1);
+        let most = backoff.base.saturating_mul(factor).min(backoff.max);
+        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(draw.checked_rem(nanos).unwrap_or(0))
+    }
+
+    fn wants_other_than(&self, response: &ResponseHead) -> bool {
+        let on = self.on;
+        if on.is_empty() {
+            return false;
+        }
+        if response
+            .headers
+            .first_named("x-envoy-ratelimited")
+            .is_some()
+        {
+            return on.has(RetryOn::RATE_LIMITED);
+        }
+        let status = response.status;
+        let codes = || {
+            self.retriable_codes.contains(&status)
+                || self
+                    .policy
+                    .is_some_and(|policy| policy.status_codes.contains(&status))
+        };
+        let headers = || {
+            self.policy.is_some_and(|policy| {
+                policy
+                    .response_headers
+                    .iter()
+                    .any(|header| header.matches_value(response.headers.joined(&header.name)))
+            })
+        };
+        (on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&status))
+            || (on.has(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&status))
+            || (on.has(RetryOn::RETRIABLE_4XX) && status == 409)
+            || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && codes())
+            || (on.has(RetryOn::RETRIABLE_HEADERS) && headers())
+            || grpc_condition(response).is_some_and(|condition| on.has(condition))
+    }
+}
+
+/// The conditions that an outcome without a response satisfies, as Envoy counts them.
+fn conditions_of(kind: Reason) -> RetryOn {
+    let reset = RetryOn::RESET
+        .union(RetryOn::SERVER_ERROR)
+        .union(RetryOn::GATEWAY_ERROR);
+    match kind {
+        Reason::ConnectFailure
+        | Reason::ConnectTimeout
+        | Reason::TlsFailure
+        | Reason::TlsUntrusted => reset
+            .union(RetryOn::CONNECT_FAILURE)
+            .union(RetryOn::RESET_BEFORE_REQUEST),
+        Reason::UpstreamRefusedStream => reset.union(RetryOn::REFUSED_STREAM),
+        Reason::UpstreamClosedReused => reset.union(RetryOn::RESET_BEFORE_REQUEST),
+        Reason::UpstreamReset
+        | Reason::UpstreamClosed
+        | Reason::UpstreamProtocol
+        | Reason::UpstreamHeadTooLarge
+        | Reason::PerTryTimeout => reset,
+        _ => RetryOn::NONE,
+    }
+}
+
+/// Only a status in the headers counts (a response without body): one in trailers comes too late.
+fn grpc_condition(response: &ResponseHead) -> Option<RetryOn> {
+    match response.headers.get(Known::GrpcStatus)? {
+        b"1" => Some(RetryOn::GRPC_CANCELLED),
+        b"4" => Some(RetryOn::GRPC_DEADLINE_EXCEEDED),
+        b"8" => Some(RetryOn::GRPC_RESOURCE_EXHAUSTED),
+        b"13" => Some(RetryOn::GRPC_INTERNAL),
+        b"14" => Some(RetryOn::GRPC_UNAVAILABLE),
+        _ => None,
+    }
+}
+
+/// A header that holds whole milliseconds.
+pub(crate) fn milliseconds(request: &RequestHead, name: &str) -> Option<Duration> {
+    let value = request.header(name)?;
+    value.trim().parse().ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Scheme;
+
+    fn policy(on: &str, retries: u32, scope: RetryScope) -> RetryPolicy {
+        RetryPolicy {
+            on: RetryOn::parse(on).0,
+            retries,
+            per_try_timeout: None,
+            per_try_idle_timeout: None,
+            status_codes: vec![429],
+            response_headers: Vec::new(),
+            request_headers: Vec::new(),
+            backoff: DEFAULT_BACKOFF,
+            avoid_previous_hosts: true,
+            host_selection_attempts: 1,
+            previous_priorities: None,
+            scope,
+        }
+    }
+
+    fn request(method: &str) -> RequestHead {
+        RequestHead::build(method, Scheme::Http, "a", "/")
+    }
+
+    fn retries(decision: Decision) -> bool {
+        matches!(decision, Decision::Retry { .. })
+    }
+
+    #[test]
+    fn the_vocabulary_against_statuses() {
+        for (on, status, want) in [
+            ("5xx", 500, true),
+            ("5xx", 503, true),
+            ("5xx", 499, false),
+            ("gateway-error", 500, false),
+            ("gateway-error", 502, true),
+            ("gateway-error", 504, true),
+            ("retriable-4xx", 409, true),
+            ("retriable-4xx", 404, false),
+            ("retriable-status-codes", 429, true),
+            ("retriable-status-codes", 503, false),
+            ("connect-failure,reset,refused-stream", 503, false),
+        ] {
+            let policy = policy(on, 1, RetryScope::Explicit);
+            let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
+            attempts.begin();
+            let decision = attempts.on_response(&ResponseHead::build(status), true, 0);
+            assert_eq!(retries(decision), want, "{on} {status}");
+        }
+    }
+
+    #[test]
+    fn the_vocabulary_against_resets() {
+        use Reason::*;
+        for (on, kind, want) in [
+            ("connect-failure", ConnectFailure, true),
+            ("connect-failure", ConnectTimeout, true),
+            ("connect-failure", UpstreamReset, false),
+            ("reset", UpstreamReset, true),
+            ("reset", PerTryTimeout, true),
+            ("5xx", UpstreamClosed, true),
+            ("gateway-error", UpstreamClosed, true),
+            ("refused-stream", UpstreamRefusedStream, true),
+            ("refused-stream", UpstreamReset, false),
+            ("reset-before-request", ConnectFailure, true),
+            ("reset-before-request", UpstreamReset, false),
+            ("5xx", CircuitOpenRequests, false),
+            ("retriable-4xx", UpstreamReset, false),
+        ] {
+            let policy = policy(on, 1, RetryScope::Explicit);
+            let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
+            attempts.begin();
+            let error = Error::new(kind, Retry::Unknown);
+            assert_eq!(
+                retries(attempts.on_error(&error, true, 0)),
+                want,
+                "{on} {kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn implicit_retries_spare_what_is_not_idempotent() {
+        let policy = policy(
+            "connect-failure,reset,gateway-error",
+            2,
+            RetryScope::Implicit,
+        );
+        let outcome = |method: &str, retry| {
+            let mut attempts = Attempts::new(Some(&policy), &request(method), false);
+            attempts.begin();
+            retries(attempts.on_error(&Error::new(Reason::UpstreamReset, retry), true, 0))
+        };
+        assert!(outcome("GET", Retry::Unknown));
+        assert!(!outcome("POST", Retry::Unknown));
+        assert!(outcome("POST", Retry::Unprocessed));
+        let mut nested = request("GET");
+        nested.headers.append_named("x-ripstop-attempt", "1");
+        let mut attempts = Attempts::new(Some(&policy), &nested, false);
+        attempts.begin();
+        let error = Error::new(Reason::UpstreamReset, Retry::Unprocessed);
+        assert!(!retries(attempts.on_error(&error, true, 0)));
+    }
+
+    #[test]
+    fn a_stale_pooled_connection_costs_no_attempt() {
+        let ended = Error::new(Reason::UpstreamClosedReused, Retry::Unknown);
+        let mut get = Attempts::new(None, &request("GET"), false);
+        get.begin();
+        assert_eq!(
+            get.on_error(&ended, true, 0),
+            Decision::Retry {
+                after: Duration::ZERO,
+                free: true
+            }
+        );
+        get.begin();
+        assert_eq!(get.on_error(&ended, true, 0), Decision::Accept);
+        let mut post = Attempts::new(None, &request("POST"), false);
+        post.begin();
+        assert_eq!(post.on_error(&ended, true, 0), Decision::Accept);
+    }
+
+    #[test]
+    fn attempts_run_out_and_pauses_grow() {
+        let policy = policy("5xx", 2, RetryScope::Explicit);
+        let mut attempts = Attempts::new(Some(&policy), &request("GET"), false);
+        let bad = ResponseHead::build(503);
+        let mut longest = Vec::new();
+        for _ in 0..2 {
+            attempts.begin();
+            match attempts.on_response(&bad, true, u64::MAX - 1) {
+                Decision::Retry { after, .. } => longest.push(after),
+                other => panic!("{other:?}"),
+            }
+        }
+        attempts.begin();
+        assert_eq!(attempts.on_response(&bad, true, 0), Decision::Exhausted);
+        assert!(
+            longest
+                .iter()
+                .all(|pause| *pause < Duration::from_millis(75))
+        );
+    }
+
+    #[test]
+    fn callers_steer_by_headers() {
+        let mut asked = request("GET");
+        asked.headers.append_named("x-envoy-retry-on", "5xx");
+        asked.headers.append_named("x-envoy-max-retries", "3");
+        asked
+            .headers
+            .append_named("x-envoy-upstream-rq-per-try-timeout-ms", "250");
+        let mut attempts = Attempts::new(None, &asked, true);
+        for _ in 0..3 {
+            attempts.begin();
+            assert!(retries(attempts.on_response(
+                &ResponseHead::build(500),
+                true,
+                0
+            )));
+        }
+        assert_eq!(attempts.per_try_timeout, Some(Duration::from_millis(250)));
+        let mut edge = Attempts::new(None, &asked, false);
+        edge.begin();
+        assert!(!retries(edge.on_response(
+            &ResponseHead::build(500),
+            true,
+            0
+        )));
+    }
+}

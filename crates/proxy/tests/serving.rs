@@ -1,0 +1,353 @@
+//! The data plane in this process, on loopback, from a bootstrap to bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ripstop_model::snapshot::Snapshot;
+use ripstop_proxy::{Options, Running};
+use ripstop_telemetry::Registry;
+use ripstop_testkit::http::Client;
+use ripstop_testkit::upstream::{Step, Upstream, response, response_with};
+use ripstop_testkit::wait;
+
+/// A listener `l` whose table is `routes` (YAML, indented by twelve), and clusters on the given ports.
+fn bootstrap(hcm: &str, routes: &str, clusters: &[(&str, &[u16], &str)]) -> String {
+    let mut text = format!(
+        r#"
+static_resources:
+  listeners:
+  - name: l
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: l
+{hcm}
+          http_filters:
+          - name: router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          route_config:
+            name: r
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+{routes}
+  clusters:
+"#
+    );
+    for (name, ports, settings) in clusters {
+        let endpoints: String = ports
+            .iter()
+            .map(|port| {
+                format!(
+                    "          - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}\n"
+                )
+            })
+            .collect();
+        text.push_str(&format!(
+            "  - name: {name}\n    type: STATIC\n    connect_timeout: 1s\n{settings}    load_assignment:\n      cluster_name: {name}\n      endpoints:\n      - lb_endpoints:\n{endpoints}"
+        ));
+    }
+    text
+}
+
+fn snapshot(text: &str) -> Arc<Snapshot> {
+    let parsed = ripstop_wire::bootstrap::parse(text).unwrap_or_else(|error| panic!("{error}"));
+    let mut snapshot = Snapshot::default();
+    for listener in parsed.listeners {
+        snapshot.listeners.insert(listener.name.clone(), listener);
+    }
+    for cluster in parsed.clusters {
+        snapshot.clusters.insert(cluster.name.clone(), cluster);
+    }
+    Arc::new(snapshot)
+}
+
+fn start(text: &str, workers: usize) -> Running {
+    let running = ripstop_proxy::run(Options {
+        workers,
+        snapshot: snapshot(text),
+        demand: None,
+        sidecar: None,
+        node: "test".into(),
+        registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
+        spans: None,
+        drain_time: Duration::from_secs(5),
+    })
+    .expect("threads");
+    assert!(
+        running.listen_errors.is_empty(),
+        "{:?}",
+        running.listen_errors
+    );
+    wait::until_true(wait::GENEROUS, "ready", || running.ready());
+    running
+}
+
+fn client(running: &Running) -> Client {
+    Client::connect(running.address("l").expect("bound"))
+}
+
+const TO_A: &str = "              - match: {prefix: /}\n                route: {cluster: a}\n";
+
+#[test]
+fn requests_are_forwarded_and_connections_reused() {
+    let up = Upstream::always(200, "hello");
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut client = client(&running);
+    for _ in 0..5 {
+        let response = client.get("a.test", "/x?y=1");
+        assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+        assert_eq!(response.header("server"), Some("envoy"));
+        assert!(response.header("x-envoy-upstream-service-time").is_some());
+        assert!(response.header("date").is_some());
+    }
+    assert_eq!(up.connections(), 1);
+    let seen = &up.requests()[0];
+    assert_eq!(seen.target(), "/x?y=1");
+    assert_eq!(seen.header("host").as_deref(), Some("a.test"));
+    assert_eq!(seen.header("x-forwarded-proto").as_deref(), Some("http"));
+    assert_eq!(
+        seen.header("x-envoy-expected-rq-timeout-ms").as_deref(),
+        Some("15000")
+    );
+    assert_eq!(seen.header("x-request-id").map(|id| id.len()), Some(36));
+}
+
+#[test]
+fn bodies_flow_both_ways_in_any_framing() {
+    let up = Upstream::http(|request| {
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        match request.target().as_str() {
+            "/chunked" => vec![Step::Write(
+                format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\nx-t: 1\r\n\r\n", body.len())
+                    .into_bytes(),
+            )],
+            "/close" => vec![
+                Step::Write(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()),
+                Step::Close,
+            ],
+            _ => response(200, &body),
+        }
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut client = client(&running);
+    let big = "x".repeat(300_000);
+    for path in ["/length", "/chunked", "/close"] {
+        for body in ["small", &big] {
+            let response = client
+                .request("POST", "a", path, &[], body.as_bytes())
+                .unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(response.text().len(), body.len(), "{path}");
+        }
+    }
+    client.send(b"POST /length HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(client.response().unwrap().text(), "abc");
+    let head = client.request("HEAD", "a", "/length", &[], b"");
+    assert_eq!(head.unwrap().status, 200);
+}
+
+#[test]
+fn the_proxys_own_answers_say_why() {
+    let routes = "              - match: {path: /direct}\n                direct_response: {status: 418, body: {inline_string: teapot}}\n              - match: {prefix: /go}\n                redirect: {prefix_rewrite: /went}\n              - match: {prefix: /none}\n                route: {cluster: nobody}\n              - match: {prefix: /refused}\n                route: {cluster: refused}\n";
+    let port = ripstop_testkit::port::reserve();
+    let running = start(
+        &bootstrap(
+            "",
+            routes,
+            &[("refused", &[port.number()], ""), ("nobody", &[], "")],
+        ),
+        1,
+    );
+    let mut client = client(&running);
+    for (path, status, reason) in [
+        ("/direct", 418, "direct_response"),
+        ("/go/x", 301, "redirect"),
+        ("/none", 503, "no_healthy_endpoint"),
+        ("/refused", 503, "connect_failure"),
+        ("/elsewhere", 404, "route_not_found"),
+    ] {
+        let response = client.get("a", path);
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("x-ripstop-reason"), Some(reason), "{path}");
+    }
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n");
+    let refused = client.response().unwrap();
+    assert_eq!(refused.status, 400);
+    assert!(client.closed());
+}
+
+#[test]
+fn retries_go_elsewhere_and_bodies_are_sent_again() {
+    let bad = Upstream::always(503, "bad");
+    let good = Upstream::http(|request| response(200, &String::from_utf8_lossy(&request.body)));
+    let routes = "              - match: {prefix: /}\n                route:\n                  cluster: a\n                  retry_policy:\n                    retry_on: 5xx\n                    num_retries: 1\n                    retry_host_predicate:\n                    - name: previous\n                      typed_config: {\"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}\n                    host_selection_retry_max_attempts: 5\n";
+    let running = start(
+        &bootstrap("", routes, &[("a", &[bad.port(), good.port()], "")]),
+        1,
+    );
+    let mut client = client(&running);
+    for _ in 0..10 {
+        let response = client.request("POST", "a", "/", &[], b"again").unwrap();
+        assert_eq!((response.status, response.text().as_str()), (200, "again"));
+    }
+    assert!(!bad.requests().is_empty());
+}
+
+#[test]
+fn a_pooled_connection_that_ended_costs_a_get_nothing() {
+    let up = Upstream::http(|request| match request.number % 2 {
+        0 => response(200, "kept"),
+        // Takes the request and closes without a byte.
+        _ => vec![Step::Close],
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut client = client(&running);
+    for _ in 0..4 {
+        assert_eq!(client.get("a", "/").status, 200);
+    }
+}
+
+#[test]
+fn an_upstream_that_breaks_off_resets_the_client() {
+    let up = Upstream::http(|_| {
+        vec![
+            Step::Write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec()),
+            Step::Wait(Duration::from_millis(50)),
+            Step::Close,
+        ]
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut client = client(&running);
+    assert!(client.request("GET", "a", "/", &[], b"").is_err());
+}
+
+#[test]
+fn time_limits_end_in_504() {
+    let up = Upstream::http(|_| vec![Step::Wait(Duration::from_secs(3))]);
+    let routes =
+        "              - match: {prefix: /}\n                route: {cluster: a, timeout: 0.2s}\n";
+    let running = start(&bootstrap("", routes, &[("a", &[up.port()], "")]), 1);
+    let mut client = client(&running);
+    let response = client.get("a", "/");
+    assert_eq!(response.status, 504);
+    assert_eq!(response.text(), "upstream request timeout");
+    assert_eq!(
+        response.header("x-ripstop-reason"),
+        Some("upstream_timeout")
+    );
+}
+
+#[test]
+fn interim_responses_and_upgrades_pass() {
+    let up = Upstream::http(|request| {
+        match request.header("upgrade") {
+        Some(_) => vec![
+            Step::Write(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nfirst".to_vec()),
+            Step::Wait(Duration::from_secs(1)),
+            Step::Close,
+        ],
+        None => {
+            let mut steps = vec![Step::Write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".to_vec())];
+            steps.extend(response(200, "late"));
+            steps
+        }
+    }
+    });
+    let hcm = "          upgrade_configs: [{upgrade_type: websocket}]";
+    let running = start(&bootstrap(hcm, TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut first = client(&running);
+    first.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(first.any_response(false).unwrap().status, 103);
+    assert_eq!(first.any_response(false).unwrap().text(), "late");
+    let mut socket = client(&running);
+    socket
+        .send(b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n");
+    let switched = socket.any_response(false).unwrap();
+    assert_eq!(switched.status, 101);
+    assert_eq!(switched.header("upgrade"), Some("websocket"));
+    assert_eq!(socket.bytes(5).unwrap(), b"first");
+    assert!(socket.closed());
+}
+
+#[test]
+fn the_connection_limit_is_exact_over_workers() {
+    let up = Upstream::http(|_| {
+        let mut steps = vec![Step::Wait(Duration::from_millis(30))];
+        steps.extend(response(200, "ok"));
+        steps
+    });
+    let settings = "    circuit_breakers: {thresholds: [{max_connections: 2}]}\n";
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], settings)]), 2);
+    let address = running.address("l").unwrap();
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                (0..5).for_each(|_| assert_eq!(client.get("a", "/").status, 200));
+            })
+        })
+        .collect();
+    let mut most = 0;
+    while !callers.iter().all(std::thread::JoinHandle::is_finished) {
+        most = most.max(up.open());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    callers
+        .into_iter()
+        .for_each(|caller| caller.join().unwrap());
+    assert!(
+        (1..=2).contains(&most),
+        "{most} connections were open at once"
+    );
+}
+
+#[test]
+fn a_new_configuration_closes_nothing() {
+    let (first, second) = (
+        Upstream::always(200, "first"),
+        Upstream::always(200, "second"),
+    );
+    let text = |to: &str, port: u16| {
+        bootstrap("", TO_A, &[("a", &[port], "")])
+            .replace("stat_prefix: l", &format!("stat_prefix: {to}"))
+    };
+    let running = start(&text("l", first.port()), 1);
+    let mut client = client(&running);
+    assert_eq!(client.get("a", "/").text(), "first");
+    for round in 0..20 {
+        let errors = running.apply(snapshot(&text(&format!("l{round}"), second.port())));
+        assert!(errors.is_empty());
+        wait::until_true(wait::GENEROUS, "the new members", || {
+            client.get("a", "/").text() == "second"
+        });
+    }
+    assert_eq!(client.get("a", "/").text(), "second");
+}
+
+#[test]
+fn draining_finishes_requests_and_closes_the_idle() {
+    let up = Upstream::http(|_| {
+        let mut steps = vec![Step::Wait(Duration::from_millis(300))];
+        steps.extend(response_with(200, &[("x-late", "1")], "finished"));
+        steps
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut idle = client(&running);
+    let mut busy = client(&running);
+    busy.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    wait::until_true(wait::GENEROUS, "the request", || up.requests().len() == 1);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(running.drain());
+    assert!(!running.ready());
+    assert!(idle.closed());
+    let response = busy.response().unwrap();
+    assert_eq!(response.text(), "finished");
+    assert_eq!(response.header("connection"), Some("close"));
+}
