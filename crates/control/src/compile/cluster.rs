@@ -1,0 +1,561 @@
+//! DestinationRules → clusters.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ripstop_model::defaults::{Table, envoy, istio};
+use ripstop_model::intent::DestinationRule;
+use ripstop_model::intent::destination_rule::{
+    ConnectionPool, H2UpgradePolicy, LoadBalancer, OutlierDetection, PortTrafficPolicy,
+    RetryBudget, SimpleLb, TcpPool, TlsMode, TrafficPolicy,
+};
+use ripstop_model::intent::registry::{Backing, Port, covers, qualify};
+use ripstop_model::intent::service_entry::{Location, Resolution};
+use ripstop_model::protocol::Protocol as AppProtocol;
+use ripstop_model::snapshot::cluster::{
+    Breakers, Cluster, Discovery, Dns, DnsFamily, Http1, Http2, LbCommon, LbPolicy, Outlier,
+    Protocol, ServiceRef, TcpKeepalive, Thresholds, Transport, TransportMatch,
+};
+use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Group, Health, Target as Address};
+use ripstop_model::snapshot::{Fraction, Name, Resource};
+
+use super::service::Target;
+use super::{BLACK_HOLE, OTLP, endpoint, identity};
+use crate::view::{Declared, Known, View};
+
+/// The rule of a host for this client: from its own namespace, the service's, or the root namespace, whichever has one first; in
+/// each the most specific host (B2). Several for one host in a namespace are merged in order: subsets appended, the first
+/// traffic policy wins.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    spec: DestinationRule,
+    resource: Resource,
+}
+
+pub(super) fn rule(view: &View<'_>, known: &Known) -> Option<Rule> {
+    let root = view.mesh.settings.root_namespace.as_str();
+    let own = view.client.namespace.as_str();
+    let mut namespaces = Vec::new();
+    if own != root {
+        namespaces.push(own);
+    }
+    namespaces.extend([known.namespace.as_str(), root]);
+    namespaces
+        .into_iter()
+        .find_map(|namespace| rule_of_namespace(view, known, namespace))
+}
+
+fn rule_of_namespace(view: &View<'_>, known: &Known, namespace: &str) -> Option<Rule> {
+    let mut best = 0;
+    let mut found: Vec<&Arc<Declared<DestinationRule>>> = Vec::new();
+    for rule in &view.mesh.destination_rules {
+        if rule.namespace != namespace || !view.visible(&rule.namespace, &rule.spec.export_to) {
+            continue;
+        }
+        let host = qualify(&rule.spec.host, &rule.namespace);
+        if !covers(&host, &known.host) {
+            continue;
+        }
+        let length = if *host == *known.host {
+            usize::MAX
+        } else {
+            host.len()
+        };
+        if length > best {
+            best = length;
+            found.clear();
+        }
+        if length == best {
+            found.push(rule);
+        }
+    }
+    let (first, rest) = found.split_first()?;
+    let mut spec = first.spec.clone();
+    for rule in rest {
+        if spec.traffic_policy.is_none() {
+            spec.traffic_policy.clone_from(&rule.spec.traffic_policy);
+        }
+        for subset in &rule.spec.subsets {
+            if !spec.subsets.iter().any(|known| known.name == subset.name) {
+                spec.subsets.push(subset.clone());
+            }
+        }
+    }
+    Some(Rule {
+        spec,
+        resource: first.resource("DestinationRule", String::new()),
+    })
+}
+
+/// The blocks in force for one port and subset.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Policy {
+    load_balancer: Option<LoadBalancer>,
+    connection_pool: Option<ConnectionPool>,
+    outlier: Option<OutlierDetection>,
+    pub tls: Option<ripstop_model::intent::destination_rule::ClientTls>,
+    retry_budget: Option<RetryBudget>,
+}
+
+impl Rule {
+    pub(super) fn subset_labels(&self, subset: &str) -> Option<&BTreeMap<String, String>> {
+        let found = self
+            .spec
+            .subsets
+            .iter()
+            .find(|known| known.name == subset)?;
+        Some(&found.labels)
+    }
+
+    pub(super) fn policy(&self, subset: &str, port: u16) -> Policy {
+        let whole = self.spec.traffic_policy.as_ref();
+        let mut policy = whole.map(|policy| level(policy, port)).unwrap_or_default();
+        let subset = self.spec.subsets.iter().find(|known| known.name == subset);
+        if let Some(own) = subset.and_then(|subset| subset.traffic_policy.as_ref()) {
+            // Block by block.
+            let own = level(own, port);
+            policy.load_balancer = own.load_balancer.or(policy.load_balancer);
+            policy.connection_pool = own.connection_pool.or(policy.connection_pool);
+            policy.outlier = own.outlier.or(policy.outlier);
+            policy.tls = own.tls.or(policy.tls);
+            policy.retry_budget = own.retry_budget.or(policy.retry_budget);
+        }
+        policy
+    }
+}
+
+/// A block for the port replaces the others whole.
+fn level(policy: &TrafficPolicy, port: u16) -> Policy {
+    let for_port = |block: &&PortTrafficPolicy| block.port.number == port;
+    match policy.port_level_settings.iter().find(for_port) {
+        Some(block) => Policy {
+            load_balancer: block.load_balancer.clone(),
+            connection_pool: block.connection_pool.clone(),
+            outlier: block.outlier_detection.clone(),
+            tls: block.tls.clone(),
+            retry_budget: policy.retry_budget.clone(),
+        },
+        None => Policy {
+            load_balancer: policy.load_balancer.clone(),
+            connection_pool: policy.connection_pool.clone(),
+            outlier: policy.outlier_detection.clone(),
+            tls: policy.tls.clone(),
+            retry_budget: policy.retry_budget.clone(),
+        },
+    }
+}
+
+pub(super) fn subsets(view: &View<'_>, host: &str) -> Vec<String> {
+    let rule = view.mesh.service(host).and_then(|known| rule(view, known));
+    rule.map_or_else(Vec::new, |rule| {
+        rule.spec.subsets.iter().map(|s| s.name.clone()).collect()
+    })
+}
+
+/// The `connectionPool.tcp` that an opaque connection to a host follows.
+pub(super) fn tcp_pool(view: &View<'_>, host: &str, port: u16) -> Option<TcpPool> {
+    let known = view.mesh.covering(host)?;
+    rule(view, known)?.policy("", port).connection_pool?.tcp
+}
+
+pub(super) fn uses_eds(view: &View<'_>, known: &Known, port: u16, subset: &str) -> bool {
+    let policy = rule(view, known).map(|rule| rule.policy(subset, port));
+    known.resolution == Resolution::Static && !passes_through(policy.as_ref())
+}
+
+fn passes_through(policy: Option<&Policy>) -> bool {
+    let simple = policy.and_then(|policy| policy.load_balancer.as_ref()?.simple);
+    simple == Some(SimpleLb::Passthrough)
+}
+
+/// `outbound|<port>|<subset>|<host>`; `host` may be one workload of a service.
+pub(super) fn outbound(
+    view: &View<'_>,
+    name: &Name,
+    number: u16,
+    subset: &str,
+    host: &str,
+) -> Option<Cluster> {
+    let target = Target::named(view, host)?;
+    let known = target.known;
+    let port = known.service.port(number)?;
+    let rule = rule(view, known);
+    if !subset.is_empty() {
+        rule.as_ref()?.subset_labels(subset)?;
+    }
+    let policy = rule
+        .as_ref()
+        .map(|rule| rule.policy(subset, number))
+        .unwrap_or_default();
+    let table = view.mesh.settings.table();
+    let pool = policy.connection_pool.clone().unwrap_or_default();
+    let (tcp, http) = (pool.tcp.unwrap_or_default(), pool.http.unwrap_or_default());
+    let through = passes_through(Some(&policy)) || known.resolution == Resolution::None;
+    let protocol = protocol(table, port, &http);
+    let outlier = policy.outlier.as_ref();
+    Some(Cluster {
+        alt_stat_name: None,
+        discovery: discovery(view, name, &target, port, rule.as_ref(), subset, through),
+        lb: balancer(&policy, through),
+        lb_common: LbCommon {
+            panic_threshold: outlier.map_or(table.panic_threshold, panic_threshold),
+            locality_weighted: false,
+            slow_start: None,
+            subset_keys: Vec::new(),
+            close_on_host_set_change: false,
+        },
+        connect_timeout: tcp.connect_timeout.unwrap_or(table.connect_timeout),
+        breakers: breakers(table, &tcp, &http, policy.retry_budget.as_ref()),
+        outlier: outlier.map(|outlier| detection(table, outlier)),
+        transport: transport(view, &target, port, subset, &policy, &protocol),
+        idle_timeout: match http.idle_timeout.or(tcp.idle_timeout) {
+            Some(Duration::ZERO) => None,
+            Some(timeout) => Some(timeout),
+            None => table.idle_timeout,
+        },
+        max_connection_duration: tcp.max_connection_duration,
+        max_requests_per_connection: count(http.max_requests_per_connection).unwrap_or(0),
+        keepalive: tcp.tcp_keepalive.as_ref().map(|keepalive| TcpKeepalive {
+            probes: keepalive.probes,
+            time: keepalive.time,
+            interval: keepalive.interval,
+        }),
+        service: Some(Arc::new(ServiceRef {
+            host: known.host.clone(),
+            name: known.name.as_str().into(),
+            namespace: known.namespace.as_str().into(),
+        })),
+        resource: rule.map(|rule| rule.resource),
+        ..base(view, name.clone(), protocol)
+    })
+}
+
+/// What is the same for every cluster.
+pub(super) fn base(view: &View<'_>, name: Name, protocol: Protocol) -> Cluster {
+    let table = view.mesh.settings.table();
+    Cluster {
+        name: name.clone(),
+        alt_stat_name: None,
+        discovery: Discovery::Static(Arc::new(empty(name))),
+        lb: LbPolicy::RoundRobin,
+        lb_common: LbCommon {
+            panic_threshold: table.panic_threshold,
+            locality_weighted: false,
+            slow_start: None,
+            subset_keys: Vec::new(),
+            close_on_host_set_change: false,
+        },
+        connect_timeout: table.connect_timeout,
+        breakers: Breakers {
+            default: table.thresholds.clone(),
+            high: table.thresholds.clone(),
+        },
+        outlier: None,
+        health_checks: Vec::new(),
+        transport: Transport::default(),
+        protocol,
+        idle_timeout: table.idle_timeout,
+        max_connection_duration: None,
+        max_requests_per_connection: 0,
+        keepalive: None,
+        buffer_limit: table.buffer_limit,
+        service: None,
+        resource: None,
+    }
+}
+
+fn empty(name: Name) -> Endpoints {
+    Endpoints {
+        name,
+        groups: Vec::new(),
+        overprovisioning: envoy::OVERPROVISIONING,
+    }
+}
+
+pub(super) fn downstream(table: &Table) -> Protocol {
+    Protocol::Downstream {
+        http1: http1(table),
+        http2: envoy::HTTP2,
+    }
+}
+
+pub(super) fn http1(table: &Table) -> Http1 {
+    Http1 {
+        preserve_case: table.http1.preserve_case,
+    }
+}
+
+/// To where the client wanted to go; outside the mesh, so without mesh TLS.
+pub(super) fn passthrough(view: &View<'_>, name: &Name) -> Cluster {
+    Cluster {
+        discovery: Discovery::OriginalDst {
+            use_http_header: false,
+            port_override: None,
+        },
+        lb: LbPolicy::ClusterProvided,
+        ..base(view, name.clone(), downstream(view.mesh.settings.table()))
+    }
+}
+
+pub(super) fn black_hole(view: &View<'_>) -> Cluster {
+    base(view, BLACK_HOLE.into(), Protocol::Http1(Http1::default()))
+}
+
+/// Where spans go, if anywhere: `http://host:4318` (HTTP/1) or `grpc://host:4317`.
+pub(super) fn collector(view: &View<'_>) -> Option<Cluster> {
+    let url = view.mesh.settings.tracing.otlp.as_deref()?;
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    let default = if scheme == "grpc" { 4317 } else { 4318 };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') => (host, port.parse().ok()?),
+        _ => (authority, default),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name: Name = OTLP.into();
+    let endpoints = Arc::new(one(name.clone(), address(host, port)));
+    let protocol = if scheme == "grpc" {
+        Protocol::Http2(envoy::HTTP2)
+    } else {
+        Protocol::Http1(Http1::default())
+    };
+    Some(Cluster {
+        discovery: match host.parse::<IpAddr>() {
+            Ok(_) => Discovery::Static(endpoints),
+            Err(_) => Discovery::StrictDns(dns(view.mesh.settings.table(), endpoints)),
+        },
+        ..base(view, name, protocol)
+    })
+}
+
+pub(super) fn address(host: &str, port: u16) -> Address {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => Address::Socket(SocketAddr::new(ip, port)),
+        Err(_) => Address::Name {
+            host: host.to_owned(),
+            port,
+        },
+    }
+}
+
+/// A cluster of one address.
+pub(super) fn one(name: Name, address: Address) -> Endpoints {
+    Endpoints {
+        groups: vec![Group {
+            endpoints: vec![Endpoint {
+                address,
+                weight: 1,
+                health: Health::Healthy,
+                hostname: None,
+                transport: BTreeMap::new(),
+                labels: BTreeMap::new(),
+                workload: None,
+            }],
+            ..Group::default()
+        }],
+        ..empty(name)
+    }
+}
+
+fn dns(table: &Table, endpoints: Arc<Endpoints>) -> Dns {
+    Dns {
+        endpoints,
+        family: DnsFamily::Auto,
+        refresh: table.dns_refresh,
+        failure_refresh: table.dns_failure_refresh,
+        respect_ttl: true,
+    }
+}
+
+fn discovery(
+    view: &View<'_>,
+    name: &Name,
+    target: &Target<'_>,
+    port: &Port,
+    rule: Option<&Rule>,
+    subset: &str,
+    through: bool,
+) -> Discovery {
+    if through {
+        return Discovery::OriginalDst {
+            use_http_header: false,
+            port_override: None,
+        };
+    }
+    let known = target.known;
+    let table = view.mesh.settings.table();
+    let listed = || {
+        let labels = rule.and_then(|rule| rule.subset_labels(subset));
+        let entries = match &known.backing {
+            Backing::Endpoints(entries) if !entries.is_empty() => {
+                endpoint::of_entries(name, known, port, labels, entries)
+            }
+            // DNS without endpoints resolves the host itself.
+            Backing::Endpoints(_) | Backing::Workloads => {
+                one(name.clone(), address(&known.host, port.target))
+            }
+        };
+        dns(table, Arc::new(entries))
+    };
+    match known.resolution {
+        Resolution::Static | Resolution::None => Discovery::Eds {
+            service_name: name.clone(),
+        },
+        Resolution::Dns => Discovery::StrictDns(listed()),
+        Resolution::DnsRoundRobin => Discovery::LogicalDns(listed()),
+    }
+}
+
+fn balancer(policy: &Policy, through: bool) -> LbPolicy {
+    if through {
+        return LbPolicy::ClusterProvided;
+    }
+    let simple = policy.load_balancer.as_ref().and_then(|lb| lb.simple);
+    match simple {
+        Some(SimpleLb::Random) => LbPolicy::Random,
+        Some(SimpleLb::RoundRobin) => LbPolicy::RoundRobin,
+        Some(
+            SimpleLb::Unspecified
+            | SimpleLb::LeastConn
+            | SimpleLb::LeastRequest
+            | SimpleLb::Passthrough,
+        )
+        | None => LbPolicy::LeastRequest {
+            choices: envoy::LEAST_REQUEST_CHOICES,
+        },
+    }
+}
+
+/// Istio turns panic off wherever there is outlier detection, unless the rule asks for it.
+fn panic_threshold(outlier: &OutlierDetection) -> Fraction {
+    Fraction::percent(f64::from(outlier.min_health_percent.unwrap_or(0)))
+}
+
+/// Zero counts as unset, as everywhere among Istio's plain integers.
+fn count(value: Option<i32>) -> Option<u32> {
+    value
+        .and_then(|value| u32::try_from(value).ok())
+        .filter(|value| *value > 0)
+}
+
+fn breakers(
+    table: &Table,
+    tcp: &TcpPool,
+    http: &ripstop_model::intent::destination_rule::HttpPool,
+    budget: Option<&RetryBudget>,
+) -> Breakers {
+    let defaults = &table.thresholds;
+    let default = Thresholds {
+        max_connections: count(tcp.max_connections).unwrap_or(defaults.max_connections),
+        max_pending: count(http.http1_max_pending_requests).unwrap_or(defaults.max_pending),
+        max_requests: count(http.http2_max_requests).unwrap_or(defaults.max_requests),
+        max_retries: count(http.max_retries).unwrap_or(defaults.max_retries),
+        retry_budget: budget.map(|budget| ripstop_model::snapshot::cluster::RetryBudget {
+            percent: budget.percent.unwrap_or(istio::RETRY_BUDGET.percent),
+            min_concurrency: budget
+                .min_retry_concurrency
+                .unwrap_or(istio::RETRY_BUDGET.min_concurrency),
+        }),
+    };
+    Breakers {
+        default,
+        high: defaults.clone(),
+    }
+}
+
+fn detection(table: &Table, outlier: &OutlierDetection) -> Outlier {
+    let on = |threshold: u32| Some(threshold).filter(|threshold| *threshold > 0);
+    let split = outlier.split_external_local_origin_errors.unwrap_or(false);
+    let percent = outlier
+        .max_ejection_percent
+        .and_then(|p| u32::try_from(p).ok());
+    let base = outlier.base_ejection_time.unwrap_or(istio::BASE_EJECTION);
+    Outlier {
+        consecutive_5xx: on(outlier
+            .consecutive5xx_errors
+            .unwrap_or(istio::CONSECUTIVE_5XX)),
+        consecutive_gateway: outlier.consecutive_gateway_errors.and_then(on),
+        consecutive_local_origin: if split {
+            on(outlier
+                .consecutive_local_origin_failures
+                .unwrap_or(istio::CONSECUTIVE_LOCAL_ORIGIN))
+        } else {
+            None
+        },
+        split_local_origin: split,
+        interval: outlier.interval.unwrap_or(istio::OUTLIER_INTERVAL),
+        base_ejection: base,
+        max_ejection: istio::MAX_EJECTION.max(base),
+        max_ejection_percent: percent.unwrap_or(istio::MAX_EJECTION_PERCENT).min(100),
+        keep_last: table.keep_last,
+        success_rate: None,
+        failure_percentage: None,
+    }
+}
+
+fn protocol(
+    table: &Table,
+    port: &Port,
+    http: &ripstop_model::intent::destination_rule::HttpPool,
+) -> Protocol {
+    let http2 = Http2 {
+        max_concurrent_streams: count(http.max_concurrent_streams)
+            .unwrap_or(envoy::HTTP2.max_concurrent_streams),
+        ..envoy::HTTP2
+    };
+    let http1 = http1(table);
+    if http.use_client_protocol.unwrap_or(false) {
+        return Protocol::Downstream { http1, http2 };
+    }
+    let upgrade = http.h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade);
+    match port.protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => Protocol::Http2(http2),
+        AppProtocol::Http | AppProtocol::GrpcWeb if upgrade => Protocol::Http2(http2),
+        AppProtocol::Auto => Protocol::Downstream { http1, http2 },
+        _ => Protocol::Http1(http1),
+    }
+}
+
+fn transport(
+    view: &View<'_>,
+    target: &Target<'_>,
+    port: &Port,
+    subset: &str,
+    policy: &Policy,
+    protocol: &Protocol,
+) -> Transport {
+    let known = target.known;
+    let mesh = || {
+        let sni = identity::sni(port.number, subset, &known.host);
+        Arc::new(identity::upstream(
+            view,
+            known,
+            port.protocol,
+            protocol,
+            sni,
+        ))
+    };
+    match policy.tls.as_ref().map(|tls| (tls.mode, tls)) {
+        Some((TlsMode::Disable, _)) => Transport::default(),
+        Some((TlsMode::IstioMutual, _)) => Transport {
+            matches: Vec::new(),
+            default: Some(mesh()),
+        },
+        Some((TlsMode::Simple | TlsMode::Mutual, tls)) => Transport {
+            matches: Vec::new(),
+            default: Some(Arc::new(identity::origination(known, port, protocol, tls))),
+        },
+        // Mutual TLS with every endpoint that says it has a sidecar.
+        None if known.location == Location::MeshInternal => Transport {
+            matches: vec![TransportMatch {
+                name: identity::TLS_MODE_ISTIO.to_owned(),
+                criteria: identity::tls_mode(),
+                tls: Some(mesh()),
+            }],
+            default: None,
+        },
+        None => Transport::default(),
+    }
+}

@@ -1,0 +1,412 @@
+//! Listings → the resources in force, each with its origin and its standing. Pure: files and the state file are read and written
+//! by others.
+//!
+//! One bad resource never blocks another: it keeps its last good version, and one that never had any fails closed for what it
+//! names alone (R3.1).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ripstop_model::analyze::{self, Analysis, Rejected};
+use ripstop_model::diagnostic::{Code, Diagnostic};
+use ripstop_model::intent::{Key, Kind, Object, Origin};
+use ripstop_model::yaml::{Entry, Node, Value};
+
+use crate::api::message::{Conflict, Resource, ResourceStatus, SourceStatus};
+use crate::source::Change;
+
+/// The pseudo file of a resource that came over the API.
+const API: &str = "api";
+
+/// What is in force.
+#[derive(Debug, Clone, Default)]
+pub struct Configuration {
+    pub objects: Vec<Arc<Object>>,
+    pub closed: Vec<Closed>,
+}
+
+/// A resource that is not accepted and never was: what it names is refused rather than served as if it were not there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Closed {
+    pub key: Key,
+    /// As typed; short names mean the resource's namespace.
+    pub hosts: Vec<String>,
+    /// `None`: the whole namespace.
+    pub selector: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Default)]
+struct SourceState {
+    files: Vec<(String, String)>,
+    problems: Vec<String>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Store {
+    sources: BTreeMap<Arc<str>, SourceState>,
+    /// Applied over the API: key → text.
+    applied: BTreeMap<String, String>,
+    /// In force, last good versions included.
+    accepted: BTreeMap<Key, Arc<Object>>,
+    /// Keys that are in force in an earlier version.
+    last_good: BTreeSet<Key>,
+    analysis: Analysis,
+    revision: u64,
+}
+
+impl Store {
+    /// With what an earlier run was given over the API.
+    pub fn new(applied: impl IntoIterator<Item = (String, String)>) -> Store {
+        let mut store = Store {
+            applied: applied.into_iter().collect(),
+            ..Store::default()
+        };
+        store.settle();
+        store
+    }
+
+    /// Grows whenever what is in force changes.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether what is in force changed.
+    pub fn change(&mut self, change: Change) -> bool {
+        match change {
+            Change::Failed { source, error } => {
+                self.sources.entry(source).or_default().error = Some(error);
+                false
+            }
+            Change::Listing {
+                source,
+                files,
+                problems,
+            } => {
+                let state = self.sources.entry(source).or_default();
+                *state = SourceState {
+                    files,
+                    problems,
+                    error: None,
+                };
+                self.settle()
+            }
+        }
+    }
+
+    /// Sources that are no longer configured take their resources along.
+    pub fn keep_sources(&mut self, names: &BTreeSet<Arc<str>>) -> bool {
+        self.sources.retain(|name, _| names.contains(name));
+        self.settle()
+    }
+
+    /// Reads everything anew. The files of one source come in its order, the API's resources last, so that of two with one
+    /// name the file's counts.
+    fn settle(&mut self) -> bool {
+        let files: Vec<(&str, &str)> = self
+            .sources
+            .values()
+            .flat_map(|source| &source.files)
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+            .collect();
+        let applied: Vec<(String, &str)> = self
+            .applied
+            .iter()
+            .map(|(key, text)| (format!("{API}/{key}"), text.as_str()))
+            .collect();
+        let all: Vec<(&str, &str)> = files
+            .into_iter()
+            .chain(applied.iter().map(|(name, text)| (name.as_str(), *text)))
+            .collect();
+        let analysis = analyze::analyze(&all);
+        let mut accepted: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
+        for object in &analysis.objects {
+            let key = object.key();
+            // What did not change stays the same allocation.
+            let place = (&object.origin.file, object.origin.tree.span);
+            let same = self.accepted.get(&key).filter(|old| {
+                ***old == *object && (&old.origin.file, old.origin.tree.span) == place
+            });
+            let object = same.map_or_else(|| Arc::new(object.clone()), Arc::clone);
+            accepted.insert(key, object);
+        }
+        let unreadable: BTreeSet<&Arc<str>> = analysis
+            .diagnostics
+            .iter()
+            .filter(|d| matches!(d.code, Code::Syntax | Code::TooLarge) && d.is_error())
+            .map(|d| &d.file)
+            .collect();
+        let rejected: BTreeSet<Key> = analysis.rejected.iter().map(Rejected::key).collect();
+        let mut last_good = BTreeSet::new();
+        for (key, old) in &self.accepted {
+            // A document that cannot be parsed may be any that its file held before.
+            let lost = rejected.contains(key) || unreadable.contains(&old.origin.file);
+            if lost && !accepted.contains_key(key) {
+                accepted.insert(key.clone(), old.clone());
+                last_good.insert(key.clone());
+            }
+        }
+        let closed_before = closed(&self.analysis, &self.accepted);
+        let changed = accepted != self.accepted || closed(&analysis, &accepted) != closed_before;
+        self.accepted = accepted;
+        self.last_good = last_good;
+        self.analysis = analysis;
+        if changed {
+            self.revision += 1;
+        }
+        changed
+    }
+
+    pub fn configuration(&self) -> Configuration {
+        Configuration {
+            objects: self.accepted.values().cloned().collect(),
+            closed: closed(&self.analysis, &self.accepted),
+        }
+    }
+
+    /// What `text` would change: the documents that can be applied, each with its own text, and everything to say about it.
+    pub fn check(text: &str) -> (Vec<(Key, String)>, Vec<Diagnostic>) {
+        let analysis = analyze::analyze(&[("request", text)]);
+        let documents = analysis
+            .objects
+            .iter()
+            .map(|object| (object.key(), excerpt(text, &object.origin)))
+            .collect();
+        (documents, analysis.diagnostics)
+    }
+
+    /// Applies one document over the API.
+    pub fn put(&mut self, key: &Key, text: String) -> bool {
+        self.applied.insert(path_of(key), text);
+        self.settle()
+    }
+
+    /// Takes back what came over the API. `None`: there is no such resource, or a file declares it.
+    pub fn delete(&mut self, key: &Key) -> Option<bool> {
+        self.applied.remove(&path_of(key))?;
+        Some(self.settle())
+    }
+
+    /// The file that declares a resource, unless it came over the API.
+    pub fn file_of(&self, key: &Key) -> Option<Arc<str>> {
+        let object = self.accepted.get(key)?;
+        (!is_api(&object.origin)).then(|| object.origin.file.clone())
+    }
+
+    /// The resources in force, optionally of one kind, namespace, name.
+    pub fn list(
+        &self,
+        kind: Option<Kind>,
+        namespace: Option<&str>,
+        name: Option<&str>,
+    ) -> Vec<Resource> {
+        self.accepted
+            .values()
+            .filter(|object| kind.is_none_or(|kind| object.kind == kind))
+            .filter(|object| namespace.is_none_or(|namespace| object.namespace == namespace))
+            .filter(|object| name.is_none_or(|name| object.name == name))
+            .map(|object| Resource {
+                kind: object.kind.to_string(),
+                namespace: object.namespace.clone(),
+                name: object.name.clone(),
+                origin: origin(&object.origin),
+                text: self
+                    .analysis
+                    .sources
+                    .get(&object.origin.file)
+                    .map(|text| excerpt(text, &object.origin))
+                    .unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// The standing of every resource, without what only proxies know.
+    pub fn resources(&self) -> Vec<ResourceStatus> {
+        let rejected = self.analysis.rejected.iter().map(|r| (r.key(), &r.origin));
+        let mut standing: BTreeMap<Key, ResourceStatus> = BTreeMap::new();
+        for (key, place) in rejected {
+            standing
+                .entry(key)
+                .or_insert_with_key(|key| ResourceStatus {
+                    resource: path_of(key),
+                    origin: origin(place),
+                    ..ResourceStatus::default()
+                });
+        }
+        for (key, object) in &self.accepted {
+            let last_good = self.last_good.contains(key);
+            let status = standing
+                .entry(key.clone())
+                .or_insert_with(|| ResourceStatus {
+                    resource: path_of(key),
+                    origin: origin(&object.origin),
+                    ..ResourceStatus::default()
+                });
+            status.accepted = !last_good;
+            status.last_good = last_good;
+        }
+        for conflict in &self.analysis.conflicts {
+            if let Some(status) = standing.get_mut(&conflict.loser) {
+                status.conflicts.push(Conflict {
+                    winner: path_of(&conflict.winner),
+                    about: conflict.over.clone(),
+                });
+            }
+        }
+        for (key, status) in &mut standing {
+            let name = key.to_string();
+            let own = self
+                .analysis
+                .diagnostics
+                .iter()
+                .filter(|d| d.resource == name);
+            status.messages = own.map(Diagnostic::to_string).collect();
+        }
+        standing.into_values().collect()
+    }
+
+    pub fn source_statuses(&self) -> Vec<SourceStatus> {
+        let status = |(name, state): (&Arc<str>, &SourceState)| {
+            let files: BTreeSet<&str> = state.files.iter().map(|(file, _)| file.as_str()).collect();
+            let said = self
+                .analysis
+                .diagnostics
+                .iter()
+                .filter(|diagnostic| files.contains(&*diagnostic.file));
+            SourceStatus {
+                source: name.to_string(),
+                resources: self
+                    .accepted
+                    .values()
+                    .filter(|object| files.contains(&*object.origin.file))
+                    .count(),
+                error: state.error.clone(),
+                messages: state
+                    .problems
+                    .iter()
+                    .cloned()
+                    .chain(said.map(Diagnostic::to_string))
+                    .collect(),
+            }
+        };
+        self.sources.iter().map(status).collect()
+    }
+}
+
+fn closed(analysis: &Analysis, accepted: &BTreeMap<Key, Arc<Object>>) -> Vec<Closed> {
+    let mut closed: Vec<Closed> = analysis
+        .rejected
+        .iter()
+        .filter(|rejected| !accepted.contains_key(&rejected.key()))
+        .map(|rejected| Closed {
+            key: rejected.key(),
+            hosts: rejected.hosts().into_iter().map(str::to_owned).collect(),
+            selector: rejected.selector(),
+        })
+        .collect();
+    closed.sort_by(|a, b| a.key.cmp(&b.key));
+    closed.dedup();
+    closed
+}
+
+/// `VirtualService/default/orders`.
+pub fn path_of(key: &Key) -> String {
+    format!("{}/{}/{}", key.kind, key.namespace, key.name)
+}
+
+fn is_api(origin: &Origin) -> bool {
+    origin
+        .file
+        .strip_prefix(API)
+        .is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn origin(origin: &Origin) -> String {
+    if is_api(origin) {
+        API.to_owned()
+    } else {
+        origin.to_string()
+    }
+}
+
+/// The document's own text: from its first key to the next document marker. An item of a `List` is written out anew, since its
+/// text means nothing outside the list.
+fn excerpt(text: &str, origin: &Origin) -> String {
+    let start = origin.tree.span.start as usize;
+    let rest = text.get(start..).unwrap_or_default();
+    let end = ["\n---", "\n..."]
+        .iter()
+        .filter_map(|marker| rest.find(marker))
+        .min()
+        .unwrap_or(rest.len());
+    let own = format!("{}\n", rest.get(..end).unwrap_or_default().trim_end());
+    let alone = analyze::analyze(&[("excerpt", own.as_str())]);
+    match alone.objects.as_slice() {
+        [only] if same_shape(&only.origin.tree, &origin.tree) => own,
+        _ => {
+            let mut flow = String::new();
+            write_flow(&origin.tree, &mut flow);
+            flow.push('\n');
+            flow
+        }
+    }
+}
+
+/// Equal but for positions.
+fn same_shape(a: &Node, b: &Node) -> bool {
+    match (&a.value, &b.value) {
+        (Value::Null, Value::Null) => true,
+        (Value::Scalar(a), Value::Scalar(b)) => a == b,
+        (Value::List(a), Value::List(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_shape(a, b))
+        }
+        (Value::Map(a), Value::Map(b)) => {
+            let same = |(a, b): (&Entry, &Entry)| a.key == b.key && same_shape(&a.value, &b.value);
+            a.len() == b.len() && a.iter().zip(b).all(same)
+        }
+        _ => false,
+    }
+}
+
+/// YAML's flow style, which is JSON but for plain scalars.
+fn write_flow(node: &Node, out: &mut String) {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    match &node.value {
+        Value::Null => out.push_str("null"),
+        // A number in quotes would be text, a word without them need not be.
+        Value::Scalar(scalar) => {
+            let literal = scalar.text.parse::<f64>().is_ok()
+                || matches!(scalar.text.as_str(), "true" | "false" | "null" | "~");
+            if scalar.plain && literal {
+                out.push_str(&scalar.text);
+            } else {
+                out.push_str(&quoted(&scalar.text));
+            }
+        }
+        Value::List(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                write_flow(item, out);
+            }
+            out.push(']');
+        }
+        Value::Map(entries) => {
+            out.push('{');
+            for (index, entry) in entries.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                out.push_str(&quoted(&entry.key));
+                out.push_str(": ");
+                write_flow(&entry.value, out);
+            }
+            out.push('}');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
