@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::fault::Fault;
 use ripstop_model::snapshot::http::{
-    Codec, ForwardClientCert, HttpFilter, HttpManager, RequestId, RouteSource, Router,
+    Codec, ForwardClientCert, HttpFilter, HttpProxy, RequestId, RouteSource, Router,
     ServerHeader, StripPort, Tracing, Underscores, Xfcc,
 };
 use ripstop_model::snapshot::{AuthzFilter, Fraction};
@@ -13,10 +13,10 @@ use ripstop_model::snapshot::{AuthzFilter, Fraction};
 use super::OTLP;
 use crate::view::View;
 
-pub(super) fn outbound(view: &View<'_>, stat_prefix: String, routes: RouteSource) -> HttpManager {
+pub(super) fn outbound(view: &View<'_>, stat_prefix: String, routes: RouteSource) -> HttpProxy {
     let mut filters = metadata(view);
     filters.extend(common());
-    HttpManager {
+    HttpProxy {
         server_header: view.mesh.settings.table().server_header(),
         filters,
         ..manager(view, stat_prefix, routes)
@@ -30,11 +30,11 @@ pub(super) fn inbound(
     routes: RouteSource,
     authz: Vec<Arc<AuthzFilter>>,
     outside: bool,
-) -> HttpManager {
+) -> HttpProxy {
     let mut filters = metadata(view);
     filters.extend(authz.into_iter().map(HttpFilter::Authz));
     filters.extend(common());
-    HttpManager {
+    HttpProxy {
         filters,
         use_remote_address: outside,
         client_cert: ForwardClientCert {
@@ -72,9 +72,9 @@ fn common() -> [HttpFilter; 4] {
     ]
 }
 
-fn manager(view: &View<'_>, stat_prefix: String, routes: RouteSource) -> HttpManager {
+fn manager(view: &View<'_>, stat_prefix: String, routes: RouteSource) -> HttpProxy {
     let table = view.mesh.settings.table();
-    HttpManager {
+    HttpProxy {
         stat_prefix,
         codec: Codec::Auto,
         routes,
