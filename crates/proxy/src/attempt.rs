@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ripstop_model::hash;
 use ripstop_model::reason::{Flag, Reason};
+use ripstop_model::snapshot::listener::Direction;
 use ripstop_model::snapshot::route::{Forward, HostRewrite};
 use tokio::time::Instant;
 
@@ -273,6 +274,10 @@ async fn one<D: Downstream>(
     if plan.body.complete || down.is_request_complete() {
         plan.body.complete = true;
         plan.start_deadline();
+        request
+            .moments
+            .received
+            .get_or_insert(request.moments.start);
     }
     let began = Instant::now();
     let per_try = plan.attempts.per_try_timeout.map(|limit| began + limit);
@@ -280,6 +285,11 @@ async fn one<D: Downstream>(
     let member = picked.member.clone();
     plan.picked = Some(picked);
     request.upstream_host = pool::address_of(&member);
+    if request.connection.direction != Direction::Inbound {
+        let worker = request.worker();
+        let workload = member.endpoint.workload.as_ref();
+        request.peer = workload.map(|at| worker.labels.of(at, &worker.shared.trust_domain));
+    }
     prepare(request, plan, &member, down.request_mut(), began);
     let strict = !down.request().method().is_idempotent();
     let opening = pool::acquire(
@@ -340,6 +350,9 @@ async fn head<D: Downstream>(
             let complete = plan.body.complete;
             let received = down.poll_receive(cx, &mut |part| {
                 request.received += part.len() as u64;
+                if part.is_end() {
+                    request.moments.received = Some(Instant::now());
+                }
                 plan.take(part);
                 if pushed.is_ok() {
                     pushed = up.push(part);

@@ -10,9 +10,11 @@ use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds}
 use ripstop_model::snapshot::route::Priority;
 use ripstop_model::snapshot::tls::UpstreamTls;
 use ripstop_model::snapshot::{Endpoints, Name};
+use ripstop_telemetry::record::{Known, Service};
 use tokio::sync::Semaphore;
 
 use crate::balance::{Balance, Panic, Roster};
+use crate::labels;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -125,6 +127,8 @@ pub struct Cluster {
     default: Breaker,
     high: Breaker,
     endpoints: ArcSwap<Option<Arc<Endpoints>>>,
+    /// What telemetry says of the service behind it.
+    pub service: Option<Known<Service>>,
     /// The members that balancers choose among.
     roster: ArcSwap<Roster>,
 }
@@ -144,6 +148,7 @@ impl Cluster {
             None => Roster::default(),
         };
         Cluster {
+            service: config.service.as_deref().map(labels::service),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             default: Breaker::new(config.breakers.default.clone()),
             high: Breaker::new(config.breakers.high.clone()),

@@ -22,6 +22,8 @@ use crate::worker::{Registration, Worker};
 
 /// What is known of a downstream connection; every request on it refers to it.
 pub struct Connection {
+    /// Counts the process's connections.
+    pub id: u64,
     pub worker: Rc<Worker>,
     pub listener: Name,
     pub chain: RefCell<Arc<Chain>>,
@@ -218,6 +220,7 @@ async fn open(
             .unwrap_or_else(|| Arc::from("")),
     };
     let connection = Rc::new(Connection {
+        id: worker.shared.counters.accepted(),
         listener: listener.config.name.clone(),
         version: Cell::new(worker.view().version),
         direction: listener.config.direction,

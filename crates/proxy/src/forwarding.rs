@@ -67,7 +67,6 @@ pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead)
     }
     client_certificate(connection, proxy, head);
     request_id(connection, proxy, sender.edge, head);
-    crate::trace::enter(connection, proxy, head);
     if let Some(via) = &proxy.via {
         head.headers.append(Known::Via, via);
     }

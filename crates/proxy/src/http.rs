@@ -12,9 +12,9 @@ use crate::attempt::{self, Outcome};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Downstream, Upstream};
-use crate::forwarding;
 use crate::headers::Known;
 use crate::live::Tables;
+use crate::logs::{Filtered, Logs};
 use crate::message::ResponseHead;
 use crate::policy::{self, Stage};
 use crate::relay;
@@ -22,6 +22,7 @@ use crate::reply::Reply;
 use crate::route;
 use crate::worker::Timer;
 
+mod record;
 mod request;
 
 pub use request::Request;
@@ -33,15 +34,17 @@ pub struct Proxy {
     pub router: Router,
     /// `None`: by name, from the tables.
     inline: Option<Arc<route::Table>>,
+    pub logs: Vec<Filtered>,
 }
 
 impl Proxy {
-    pub fn new(config: Arc<HttpProxy>) -> Proxy {
+    pub fn new(config: Arc<HttpProxy>, logs: &Logs) -> Proxy {
         let router = config.filters.iter().find_map(|filter| match filter {
             HttpFilter::Router(router) => Some(router.clone()),
             _ => None,
         });
         Proxy {
+            logs: logs.open(&config.access_logs),
             stages: config.filters.iter().filter_map(Stage::new).collect(),
             router: router.unwrap_or_default(),
             inline: match &config.routes {
@@ -98,7 +101,7 @@ async fn exchange<D: Downstream>(
     // One form of path and authority for everything that follows.
     normalise(request, down)?;
     // Who sent it, what it is called, which trace it belongs to.
-    request.sender = forwarding::enter(request.connection, request.config(), down.request_mut());
+    request.enter(down.request_mut());
     // Where it would go. Policies look at it first: their settings may come with the route.
     request.select(down.request());
     policy::run(&request.proxy.stages, request, down.request_mut()).await?;
@@ -240,6 +243,8 @@ fn stamp(config: &HttpProxy, worker: &crate::worker::Worker, response: &mut Resp
 #[derive(Debug, Clone, Copy)]
 pub struct Moments {
     pub start: Instant,
+    /// The request's last byte.
+    pub received: Option<Instant>,
     pub sent: Option<Instant>,
     pub answered: Option<Instant>,
 }

@@ -29,8 +29,10 @@ pub mod headers;
 pub mod health;
 pub mod http;
 pub mod http1;
+pub mod labels;
 pub mod listener;
 pub mod live;
+pub mod logs;
 pub mod message;
 pub mod policy;
 pub mod pool;
@@ -54,7 +56,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ripstop_model::seam::{AppSockets, Family};
+use ripstop_model::snapshot::endpoint::Workload;
 use ripstop_model::snapshot::{Name, Snapshot};
+use ripstop_model::spiffe::Spiffe;
+use ripstop_telemetry::record::{self, Known};
 
 use crate::drain::{Drain, Phase};
 use crate::live::{ListenError, Live};
@@ -73,8 +78,19 @@ pub struct Options {
     pub registry: Arc<ripstop_telemetry::Registry>,
     /// Where spans go; `None`: contexts are passed on unchanged.
     pub spans: Option<ripstop_telemetry::export::Spans>,
+    /// The workload that this proxy serves, and its identity; `None`: it is nobody's sidecar.
+    pub workload: Option<(Workload, Spiffe)>,
+    /// Certificate and trust of a member of the mesh; `None`: only what the configuration itself carries.
+    pub identity: Option<Identity>,
     /// How long [`Running::drain`] lets requests go on.
     pub drain_time: Duration,
+}
+
+/// Who this proxy is to others. Both are swapped at run time, under every connection made later.
+#[derive(Clone)]
+pub struct Identity {
+    pub certificate: Arc<ripstop_identity::tls::Slot>,
+    pub trust: Arc<ripstop_identity::bundle::Trust>,
 }
 
 /// What a sidecar has beyond a proxy: a foot in its application's namespace.
@@ -126,6 +142,10 @@ pub struct Shared {
     pub node: Arc<str>,
     pub registry: Arc<ripstop_telemetry::Registry>,
     pub spans: Option<ripstop_telemetry::export::Spans>,
+    /// What telemetry says of this proxy's own workload.
+    pub workload: Option<Arc<Known<record::Workload>>>,
+    pub trust_domain: Arc<str>,
+    pub identity: Option<Identity>,
     source: Option<Ipv4Addr>,
     start: std::time::Instant,
     open: AtomicUsize,
@@ -250,6 +270,15 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         node: options.node,
         registry: options.registry,
         spans: options.spans,
+        trust_domain: match &options.workload {
+            Some((_, id)) => id.trust_domain.clone(),
+            None => "cluster.local".into(),
+        },
+        workload: options
+            .workload
+            .as_ref()
+            .map(|(workload, id)| Arc::new(labels::workload(workload, &id.to_string()))),
+        identity: options.identity,
         source,
         start: std::time::Instant::now(),
         open: AtomicUsize::new(0),

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::cluster::Cluster;
 use crate::http::Proxy;
 use crate::listener::Sockets;
+use crate::logs::Logs;
 use crate::route;
 
 /// Everything the data path looks up, of one moment. A request uses one from start to end.
@@ -54,13 +55,14 @@ impl Listener {
         config: Arc<listener::Listener>,
         sockets: Option<Arc<Sockets>>,
         old: Option<&Listener>,
+        logs: &Logs,
     ) -> Listener {
         let chain = |chain: &Arc<FilterChain>| {
             old.into_iter()
                 .flat_map(|old| old.chains.iter().chain(&old.default_chain))
                 .find(|kept| Arc::ptr_eq(&kept.config, chain) || kept.config == *chain)
                 .cloned()
-                .unwrap_or_else(|| Arc::new(Chain::new(chain.clone())))
+                .unwrap_or_else(|| Arc::new(Chain::new(chain.clone(), logs)))
         };
         Listener {
             chains: config.chains.iter().map(chain).collect(),
@@ -79,9 +81,9 @@ impl Listener {
 }
 
 impl Chain {
-    fn new(config: Arc<FilterChain>) -> Chain {
+    fn new(config: Arc<FilterChain>, logs: &Logs) -> Chain {
         let http = match &config.terminal {
-            Terminal::Http(proxy) => Some(Proxy::new(proxy.clone())),
+            Terminal::Http(proxy) => Some(Proxy::new(proxy.clone(), logs)),
             Terminal::Tcp(_) => None,
         };
         Chain {
@@ -108,6 +110,7 @@ pub struct Live {
     version: AtomicU64,
     changed: watch::Sender<u64>,
     workers: usize,
+    pub logs: Logs,
     /// Held while a snapshot is applied, never on the data path.
     applying: Mutex<Adopted>,
 }
@@ -122,6 +125,7 @@ impl Live {
             version: AtomicU64::new(0),
             changed: watch::Sender::new(0),
             workers,
+            logs: Logs::default(),
             applying: Mutex::new(adopted),
         }
     }
@@ -188,7 +192,12 @@ impl Live {
                     continue;
                 }
             };
-            let running = Listener::new(config.clone(), sockets, before.map(|old| &**old));
+            let running = Listener::new(
+                config.clone(),
+                sockets,
+                before.map(|old| &**old),
+                &self.logs,
+            );
             listeners.insert(name.clone(), Arc::new(running));
         }
         let by_address = listeners

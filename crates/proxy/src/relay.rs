@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use crate::attempt::{Plan, earliest};
 use crate::error::Error;
-use crate::exchange::{Downstream, Upstream};
+use crate::exchange::{Downstream, Part, Upstream};
+use crate::headers::Known;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing};
 use crate::worker::Timer;
@@ -52,6 +53,10 @@ pub async fn run<D: Downstream, U: Upstream>(
             let mut pushed = Ok(());
             let received = up.poll_receive(cx, &mut |part| {
                 request.sent += part.len() as u64;
+                if let Part::Trailers(trailers) = part {
+                    let status = trailers.text(Known::GrpcStatus);
+                    request.grpc_status = status.and_then(|status| status.parse().ok());
+                }
                 answered |= part.is_end();
                 if pushed.is_ok() {
                     pushed = down.push(part);

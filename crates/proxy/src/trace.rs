@@ -1,29 +1,43 @@
-//! Trace context of a request: accepted and continued (W3C `traceparent`, B3 single and multi), or started.
+//! Trace context of a request: accepted, continued or started by the rules of [`ripstop_telemetry::trace`].
 
+use std::borrow::Cow;
+
+use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::http::HttpProxy;
+use ripstop_telemetry::record::Fields;
+use ripstop_telemetry::trace::{Policy, SpanContext};
 
 use crate::connection::Connection;
-use crate::headers::Known;
 use crate::message::RequestHead;
 
-/// Starts a trace where there is none. A context that came is passed on as it is (R33.1): whoever exports spans gives it
-/// a new parent.
-pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) {
-    let Some(tracing) = &proxy.tracing else {
-        return;
-    };
-    let headers = &mut head.headers;
-    if headers.has(Known::Traceparent) || headers.has(Known::B3) || headers.has(Known::B3Multi) {
-        return;
+struct Asked<'a>(&'a RequestHead);
+
+impl Fields for Asked<'_> {
+    fn field(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.field(name)
     }
-    let worker = &connection.worker;
-    let sampled = tracing.random.holds(worker.random()) && tracing.overall.holds(worker.random());
-    let context = format!(
-        "00-{:016x}{:016x}-{:016x}-{:02x}",
-        worker.random() | 1,
-        worker.random(),
-        worker.random() | 1,
-        u8::from(sampled)
-    );
-    headers.append(Known::Traceparent, context);
+}
+
+/// Writes this hop's context into the request. Without tracing every context passes as it came (R33.1).
+pub fn enter(
+    connection: &Connection,
+    proxy: &HttpProxy,
+    head: &mut RequestHead,
+) -> Option<SpanContext> {
+    let tracing = proxy.tracing.as_ref()?;
+    let mut telemetry = connection.worker.telemetry.borrow_mut();
+    let share = |part: ripstop_model::snapshot::Fraction| f64::from(part.as_millionths()) / 1e6;
+    let policy = Policy {
+        export: telemetry.exports(),
+        share: share(tracing.random) * share(tracing.overall),
+        ..Policy::default()
+    };
+    let hop = SpanContext::hop(&Asked(head), &policy, &mut telemetry.rng);
+    for name in hop.remove {
+        head.headers.remove_named(name);
+    }
+    for (name, value) in hop.set {
+        head.headers.set_named(name, value);
+    }
+    hop.context
 }

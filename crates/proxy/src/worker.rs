@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use crate::Shared;
 use crate::balance::{self, Ask, Balance, Member, Picked};
 use crate::cluster::Cluster;
+use crate::labels::Labels;
 use crate::live::Tables;
 use crate::message::{RequestHead, ResponseHead};
 use crate::pool::Pools;
@@ -44,6 +45,7 @@ pub struct Worker {
     seed: Cell<u64>,
     balances: RefCell<HashMap<u64, Balance>>,
     pub telemetry: RefCell<ripstop_telemetry::Worker>,
+    pub labels: Labels,
     /// The current second and its `date` header.
     date: RefCell<(u64, String)>,
     connections: RefCell<HashMap<u64, Waker>>,
@@ -67,6 +69,7 @@ impl Worker {
                 &shared.registry,
                 shared.spans.clone(),
             )),
+            labels: Labels::default(),
             date: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),

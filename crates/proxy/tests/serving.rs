@@ -75,6 +75,8 @@ fn start(text: &str, workers: usize) -> Running {
         node: "test".into(),
         registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
         spans: None,
+        workload: None,
+        identity: None,
         drain_time: Duration::from_secs(5),
     })
     .expect("threads");

@@ -14,20 +14,23 @@ use ripstop_model::snapshot::http::HttpProxy;
 use ripstop_model::snapshot::route::{Action, Cors, Forward, Share, Split};
 use ripstop_model::snapshot::{Name, Resource};
 use ripstop_model::split;
+use ripstop_telemetry::record::{Known, Workload};
+use ripstop_telemetry::trace::SpanContext;
 use tokio::time::Instant;
 
 use super::{Moments, Proxy, Verdict, stamp};
 use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::forwarding::Sender;
-use crate::headers::Known;
+use crate::forwarding::{self, Sender};
+use crate::headers;
 use crate::live::Tables;
 use crate::message::{RequestHead, ResponseHead};
 use crate::policy::headers::Operator;
 use crate::policy::{Stage, authz, cors};
 use crate::reply::Reply;
 use crate::route;
+use crate::trace;
 use crate::worker::Worker;
 
 /// One request on its way. Everything it refers to is of one version of the tables.
@@ -42,7 +45,7 @@ pub struct Request<'v> {
     pub share: Option<&'v Share>,
     cluster_name: Option<Name>,
     pub moments: Moments,
-    started: SystemTime,
+    pub(super) started: SystemTime,
     /// Body bytes from the client and to it.
     pub received: u64,
     pub sent: u64,
@@ -54,6 +57,11 @@ pub struct Request<'v> {
     /// The origin that CORS allowed.
     pub origin: Option<String>,
     pub verdict: Verdict,
+    /// The workload at the other end: of the client, or of the endpoint that was chosen.
+    pub peer: Option<Arc<Known<Workload>>>,
+    /// From the trailers of a gRPC response.
+    pub grpc_status: Option<u32>,
+    pub span: Option<SpanContext>,
 }
 
 impl<'v> Request<'v> {
@@ -72,6 +80,7 @@ impl<'v> Request<'v> {
             cluster_name: None,
             moments: Moments {
                 start: Instant::now(),
+                received: None,
                 sent: None,
                 answered: None,
             },
@@ -84,6 +93,9 @@ impl<'v> Request<'v> {
             responded: false,
             origin: None,
             verdict: Verdict::default(),
+            peer: None,
+            grpc_status: None,
+            span: None,
         }
     }
 
@@ -102,6 +114,12 @@ impl<'v> Request<'v> {
     /// Whether `x-envoy-*` request headers are obeyed: not from the edge.
     pub fn honours_headers(&self) -> bool {
         !self.sender.edge
+    }
+
+    /// Writes the forwarding headers, the request id and the trace context.
+    pub fn enter(&mut self, head: &mut RequestHead) {
+        self.sender = forwarding::enter(self.connection, self.config(), head);
+        self.span = trace::enter(self.connection, self.config(), head);
     }
 
     /// Selects the route and, where the route splits, the share.
@@ -274,12 +292,12 @@ impl<'v> Request<'v> {
     fn finish_response(&self, head: &RequestHead, response: &mut ResponseHead) {
         let config = self.config();
         if config.request_id.set_in_response
-            && let Some(id) = head.headers.get(Known::XRequestId)
+            && let Some(id) = head.headers.get(headers::Known::XRequestId)
         {
-            response.headers.set(Known::XRequestId, id);
+            response.headers.set(headers::Known::XRequestId, id);
         }
         if let Some(via) = &config.via {
-            response.headers.append(Known::Via, via);
+            response.headers.append(headers::Known::Via, via);
         }
         stamp(config, self.worker(), response);
     }
@@ -363,17 +381,6 @@ impl<'v> Request<'v> {
 
     /// The request is over: counts and logs it.
     pub fn record(&self, head: &RequestHead, response: &ResponseHead) {
-        let took = self.moments.start.elapsed();
-        tracing::trace!(
-            method = head.method_str(),
-            path = head.path(),
-            authority = head.authority(),
-            status = response.status,
-            flags = %self.verdict.flags,
-            reason = self.verdict.reason.map(Reason::as_str),
-            started = ?self.started,
-            ?took,
-            "request"
-        );
+        super::record::finish(self, head, response);
     }
 }

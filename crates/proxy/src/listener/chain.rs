@@ -162,7 +162,7 @@ mod tests {
             buffer_limit: 0,
             access_logs: Vec::new(),
         };
-        Listener::new(Arc::new(config), None, None)
+        Listener::new(Arc::new(config), None, None, &crate::logs::Logs::default())
     }
 
     fn facts<'a>(destination: &str, sni: &'a str, alpn: &'a [&'a str]) -> Facts<'a> {

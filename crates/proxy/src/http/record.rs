@@ -1,0 +1,132 @@
+//! The end of a request → its record: metrics, access logs and span all derive from it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use ripstop_model::request::RequestView;
+use ripstop_model::snapshot::listener::Direction;
+use ripstop_telemetry::record::{
+    Fields, Kind, NoFields, Record, Reporter, Security, Timings, unknown_service, unknown_workload,
+};
+use tokio::time::Instant;
+
+use super::Request;
+use crate::headers::Known;
+use crate::message::{RequestHead, ResponseHead};
+
+struct Asked<'a>(&'a RequestHead);
+
+impl Fields for Asked<'_> {
+    fn field(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.field(name)
+    }
+}
+
+struct Answered<'a>(&'a ResponseHead);
+
+impl Fields for Answered<'_> {
+    fn field(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.headers.joined(name)
+    }
+}
+
+/// Counts and logs a request that is over.
+pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &ResponseHead) {
+    let worker = request.worker();
+    let connection = request.connection;
+    let asked = Asked(head);
+    let answered = Answered(response);
+    let inbound = connection.direction == Direction::Inbound;
+    let reporter = match inbound {
+        true => Reporter::Destination,
+        false => Reporter::Source,
+    };
+    let grpc = head
+        .headers
+        .text(Known::ContentType)
+        .is_some_and(ripstop_model::route::is_grpc_content_type);
+    let kind = if grpc { Kind::Grpc } else { Kind::Http };
+    let mut record = Record::new(reporter, kind, request.started);
+    let since = |moment: Option<Instant>| -> Option<Duration> {
+        moment.map(|moment| moment.saturating_duration_since(request.moments.start))
+    };
+    record.timings = Timings {
+        request_received: since(request.moments.received),
+        upstream_sent: since(request.moments.sent),
+        response_started: since(request.moments.answered),
+        total: request.moments.start.elapsed(),
+    };
+    record.protocol = head.version.as_str();
+    record.request = &asked;
+    record.response = match request.responded || request.verdict.reason.is_some() {
+        true => &answered,
+        false => &NoFields,
+    };
+    record.status = match request.verdict.reason {
+        // Broken off before a response could be given.
+        Some(reason) if reason.status() == 0 && !request.responded => 0,
+        _ => response.status,
+    };
+    record.grpc_status = match grpc {
+        true => request
+            .grpc_status
+            .or_else(|| response.headers.text(Known::GrpcStatus)?.parse().ok()),
+        false => None,
+    };
+    record.flags = request.verdict.flags;
+    record.reason = request.verdict.reason;
+    record.resource = request.verdict.resource.as_deref();
+    record.upstream_failure = request.verdict.cause.as_deref();
+    record.bytes_received = request.received;
+    record.bytes_sent = request.sent;
+    record.attempts = request.attempts;
+    record.route = request
+        .selected
+        .map(|found| &*found.route.name)
+        .filter(|name| !name.is_empty());
+    record.cluster = request.cluster_name().map(|name| &**name);
+    record.upstream_host = request.upstream_host;
+    record.upstream_local = request.upstream_local;
+    record.downstream_local = Some(connection.destination);
+    record.downstream_remote = Some(connection.peer);
+    if request.sender.remote != connection.peer.ip() {
+        record.downstream_remote = Some((request.sender.remote, 0).into());
+    }
+    record.downstream_direct = Some(connection.peer);
+    record.server_name = Some(&*connection.caller.sni).filter(|name| !name.is_empty());
+    let principals = connection.caller.principals.as_deref();
+    record.peer_uri_san = principals
+        .and_then(|names| names.first())
+        .map(String::as_str);
+    record.tls_version = connection.tls.as_ref().map(|tls| tls.version);
+    let own = worker
+        .shared
+        .workload
+        .as_deref()
+        .unwrap_or(unknown_workload());
+    let other = request.peer.as_deref().unwrap_or(unknown_workload());
+    (record.source, record.destination) = match inbound {
+        true => (other, own),
+        false => (own, other),
+    };
+    let cluster = request
+        .cluster_name()
+        .and_then(|name| request.view.clusters.get(name));
+    record.service = cluster
+        .and_then(|cluster| cluster.service.as_ref())
+        .unwrap_or(unknown_service());
+    record.security = match (inbound, principals.is_some()) {
+        (true, true) => Security::MutualTls,
+        (true, false) => Security::None,
+        (false, _) => Security::Unknown,
+    };
+    record.span = request.span.as_ref();
+    record.connection_id = connection.id;
+    let draw = worker.random();
+    let logs = request.proxy.logs.iter();
+    let logs = logs.filter(|log| log.wants(&record, draw));
+    worker
+        .telemetry
+        .borrow_mut()
+        .finish(&record, logs.map(|log| &log.log));
+}
