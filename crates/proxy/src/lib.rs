@@ -36,6 +36,7 @@ pub mod logs;
 pub mod message;
 pub mod policy;
 pub mod pool;
+pub mod readiness;
 pub mod relay;
 pub mod reply;
 pub mod retry;
