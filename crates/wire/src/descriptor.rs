@@ -5,12 +5,29 @@
 
 use std::sync::LazyLock;
 
-use prost_reflect::{DescriptorPool, MessageDescriptor};
+use prost_reflect::prost_types::{DescriptorProto, FileDescriptorProto};
+use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor};
 
 static POOL: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| {
-    DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin")).as_slice())
-        .map_err(|error| error.to_string())
+    let envoy = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin")).as_slice();
+    let mut pool = DescriptorPool::decode(envoy).map_err(|error| error.to_string())?;
+    add_istio(&mut pool).map_err(|error| error.to_string())?;
+    Ok(pool)
 });
+
+/// The one message outside Envoy's API that `encode` writes, always empty; JSON cannot show an `Any` of unknown type.
+fn add_istio(pool: &mut DescriptorPool) -> Result<(), DescriptorError> {
+    pool.add_file_descriptor_proto(FileDescriptorProto {
+        name: Some("io/istio/http/peer_metadata/config.proto".to_owned()),
+        package: Some("io.istio.http.peer_metadata".to_owned()),
+        syntax: Some("proto3".to_owned()),
+        message_type: vec![DescriptorProto {
+            name: Some("Config".to_owned()),
+            ..DescriptorProto::default()
+        }],
+        ..FileDescriptorProto::default()
+    })
+}
 
 /// The descriptor of the message `name` (`envoy.config.bootstrap.v3.Bootstrap`); `None` when Envoy's API has none.
 pub(crate) fn message(name: &str) -> Option<MessageDescriptor> {

@@ -2,6 +2,7 @@
 //!
 //! - [`resource`]: a resource ⇄ its message, by [`decode`] and [`encode`]; `decode(encode(x)) == x`
 //! - [`bootstrap`]: an Envoy v3 bootstrap in YAML or JSON
+//! - [`dump`]: `/config_dump`
 //! - [`xds`]: the ADS protocol, client and server, delta and state-of-the-world, without I/O
 
 #![cfg_attr(
@@ -18,6 +19,7 @@ pub mod bootstrap;
 pub mod certificate;
 pub mod decode;
 mod descriptor;
+pub mod dump;
 pub mod encode;
 pub mod node;
 mod pb;

@@ -11,6 +11,7 @@ pub(crate) use envoy_types::pb::envoy::config::route::v3 as route;
 pub(crate) use envoy_types::pb::envoy::config::trace::v3 as trace;
 pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as log_file;
 pub(crate) use envoy_types::pb::envoy::extensions::access_loggers::stream::v3 as log_stream;
+pub(crate) use envoy_types::pb::envoy::extensions::clusters::common::dns::v3 as dns_common;
 pub(crate) use envoy_types::pb::envoy::extensions::clusters::dns::v3 as dns_cluster;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;

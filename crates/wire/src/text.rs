@@ -267,6 +267,8 @@ impl Reader<'_> {
             .any(|known| known.ends_with(name))
         {
             self.typed_struct(node)
+        } else if FOREIGN.contains(&name) {
+            Vec::new()
         } else if let Some(inner) = descriptor::message(name) {
             // Well-known types inside an Any carry their JSON under `value`.
             let message = if name.starts_with("google.protobuf.") && name != "google.protobuf.Empty"
@@ -277,8 +279,6 @@ impl Reader<'_> {
                 Some(self.plain_message(node, &inner, Some("@type")))
             };
             message.map(|m| m.encode_to_vec()).unwrap_or_default()
-        } else if FOREIGN.contains(&name) {
-            Vec::new()
         } else {
             let span = node
                 .entry("@type")

@@ -39,7 +39,8 @@ pub struct Validation {
     pub roots: Roots,
     /// Empty: any name that chains to the roots.
     pub sans: Vec<SanMatch>,
-    /// Verify against the host that was asked for (SNI) when `sans` is empty.
+    /// Verify against the host that was asked for (SNI) when `sans` is empty. For an automatic SNI; a given one is named
+    /// in `sans`.
     pub host_name: bool,
     /// Hex SHA-256 of accepted certificates; empty: any.
     pub certificate_hashes: Vec<String>,

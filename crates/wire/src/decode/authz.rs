@@ -33,14 +33,38 @@ pub(super) fn network(cx: &mut Decoding, name: &str, m: network_rbac::Rbac) -> V
         refuse { matcher }
         ignore { shadow_matcher, delay_deny }
         inert { enforcement_type });
-    both(
+    let filters = both(
         cx,
         name,
         rules,
         stat_prefix,
         shadow_rules,
         shadow_rules_stat_prefix,
-    )
+    );
+    let policies = filters.iter().flat_map(|f| &f.policies);
+    if policies
+        .flat_map(|p| p.permissions.iter().chain(&p.principals))
+        .any(asks_http)
+    {
+        cx.invalid_here("rules on headers or paths cannot be judged on a connection; put them into the HTTP filter");
+    }
+    filters
+}
+
+fn asks_http(rule: &Rule) -> bool {
+    match rule {
+        Rule::Header(_) | Rule::Path(_) | Rule::PathTemplate(_) => true,
+        Rule::And(rules) | Rule::Or(rules) => rules.iter().any(asks_http),
+        Rule::Not(rule) => asks_http(rule),
+        Rule::Any
+        | Rule::DestinationIp(_)
+        | Rule::DestinationPort(_)
+        | Rule::DestinationPorts { .. }
+        | Rule::Sni(_)
+        | Rule::Principal(_)
+        | Rule::DirectIp(_)
+        | Rule::RemoteIp(_) => false,
+    }
 }
 
 fn both(
@@ -141,7 +165,7 @@ fn permission(cx: &mut Decoding, m: rbac::Permission) -> Option<Rule> {
         Some(Wire::UriTemplate(m)) => cx.field("uri_template", |cx| {
             let any = m.typed_config.unwrap_or_default();
             let m: uri_template::UriTemplateMatchConfig = cx.expect(&any)?;
-            Some(Rule::PathTemplate(m.path_template))
+            path_template(cx, &m.path_template).map(Rule::PathTemplate)
         }),
         Some(Wire::Metadata(_)) => unsupported(cx, "metadata"),
         Some(Wire::SourcedMetadata(_)) => unsupported(cx, "sourced_metadata"),
@@ -193,6 +217,33 @@ fn principal(cx: &mut Decoding, m: rbac::Principal) -> Option<Rule> {
         Some(Wire::SourcedMetadata(_)) => unsupported(cx, "sourced_metadata"),
         None => empty(cx),
     }
+}
+
+/// Envoy's template (`/a/*/{name}/{rest=**}`) in the model's form (`/a/{*}/{*}/{**}`): names bind nothing in RBAC.
+fn path_template(cx: &mut Decoding, template: &str) -> Option<String> {
+    let segment = |segment: &str| {
+        let variable = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
+        let pattern = match variable {
+            Some(variable) => variable.split_once('=').map_or("*", |(_, pattern)| pattern),
+            None => segment,
+        };
+        match pattern {
+            "*" => Some("{*}".to_owned()),
+            "**" => Some("{**}".to_owned()),
+            literal if variable.is_none() && !literal.contains(['*', '{', '}']) => {
+                Some(literal.to_owned())
+            }
+            _ => None,
+        }
+    };
+    let segments: Option<Vec<String>> = template.split('/').map(segment).collect();
+    if segments.is_none() {
+        cx.invalid(
+            "path_template",
+            format!("`{template}`: only *, **, {{name}} and literal segments are supported"),
+        );
+    }
+    segments.map(|s| s.join("/"))
 }
 
 /// Dropping one leaf of a set would change what the set means, so a set is decoded whole or not at all.

@@ -17,7 +17,7 @@ use super::cluster_protocol::{self, Upstream};
 use super::tls::{Socket, upstream_socket};
 use super::value::{self, metadata, percent};
 use super::{Decoding, endpoints, fields, is};
-use crate::pb::{cluster, core, dns_cluster, google, lb};
+use crate::pb::{cluster, core, dns_cluster, dns_common, google, lb};
 
 #[allow(deprecated)] // The deprecated fields are destructured to be read or to be named.
 pub(crate) fn cluster(cx: &mut Decoding, m: cluster::Cluster) -> Option<Cluster> {
@@ -285,7 +285,7 @@ fn typed_dns(
     m: dns_cluster::DnsCluster,
     endpoints: Arc<Endpoints>,
 ) -> Option<Discovery> {
-    use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily as Family;
+    use dns_common::DnsLookupFamily as Family;
     fields!(cx, m => dns_cluster::DnsCluster {
             dns_refresh_rate, dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family,
             all_addresses_in_single_endpoint,

@@ -96,7 +96,15 @@ fn upstream(cx: &mut Decoding, m: tls::UpstreamTlsContext) -> Option<UpstreamTls
     }
     let mut validation = common.validation.unwrap_or_else(no_validation);
     if auto_sni_san_validation {
-        validation.host_name = true;
+        if auto_host_sni {
+            validation.host_name = true;
+        } else {
+            // Takes the place of every other name check.
+            validation.sans = vec![SanMatch {
+                kind: SanKind::Dns,
+                value: StringMatch::exact(sni.clone()),
+            }];
+        }
     }
     Some(UpstreamTls {
         certificate: common.certificates.pop(),

@@ -83,7 +83,8 @@ fn permission(r: &Rule) -> rbac::Permission {
         Rule::PathTemplate(template) => Wire::UriTemplate(extension(
             "envoy.path.match.uri_template.uri_template_matcher",
             &uri_template::UriTemplateMatchConfig {
-                path_template: template.clone(),
+                // Istio's wildcards in braces, Envoy's without.
+                path_template: template.replace("{**}", "**").replace("{*}", "*"),
             },
         )),
         Rule::DestinationIp(net) => Wire::DestinationIp(cidr(net)),

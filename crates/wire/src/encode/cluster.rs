@@ -5,7 +5,7 @@ use ripstop_model::snapshot::cluster::{
     Breakers, Cluster, Discovery, Dns, DnsFamily, HealthCheck, Http1, Http2, LbCommon, LbPolicy,
     Outlier, Probe, Protocol, SlowStart, TcpKeepalive, Thresholds,
 };
-use ripstop_model::snapshot::tls::AutoSni;
+use ripstop_model::snapshot::tls::{AutoSni, UpstreamTls};
 
 use super::endpoint::endpoints;
 use super::tls;
@@ -13,9 +13,10 @@ use super::value::{
     Meta, any, duration, extension, limit, list, number, object, percent, strings, text, truth,
     uint,
 };
-use crate::pb::{cluster, core, google, kind, preserve_case, upstream_http};
+use crate::pb::{
+    cluster, core, dns_cluster, dns_common, google, kind, preserve_case, upstream_http,
+};
 
-#[allow(deprecated)] // The DNS rates: their replacement is a cluster type that older Envoys and gRPC do not have.
 pub(crate) fn cluster(c: &Cluster) -> cluster::Cluster {
     let mut m = cluster::Cluster {
         name: c.name.to_string(),
@@ -40,7 +41,7 @@ pub(crate) fn cluster(c: &Cluster) -> cluster::Cluster {
         metadata: metadata(c),
         ..Default::default()
     };
-    discovery(&mut m, &c.discovery);
+    discover(&mut m, &c.discovery);
     balancing(&mut m, &c.lb, c.lb_common.slow_start.as_ref());
     lb_common(&mut m, &c.lb_common);
     m
@@ -98,11 +99,11 @@ pub(super) fn route_source() -> core::ConfigSource {
     ads()
 }
 
-fn discovery(m: &mut cluster::Cluster, d: &Discovery) {
+fn discover(m: &mut cluster::Cluster, discovery: &Discovery) {
     use cluster::cluster::{
         ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, OriginalDstLbConfig,
     };
-    let kind = match d {
+    let kind = match discovery {
         Discovery::Static(members) => {
             m.load_assignment = Some(endpoints(members));
             DiscoveryType::Static
@@ -114,13 +115,11 @@ fn discovery(m: &mut cluster::Cluster, d: &Discovery) {
             });
             DiscoveryType::Eds
         }
-        Discovery::StrictDns(d) => {
-            dns(m, d);
-            DiscoveryType::StrictDns
-        }
-        Discovery::LogicalDns(d) => {
-            dns(m, d);
-            DiscoveryType::LogicalDns
+        Discovery::StrictDns(d) | Discovery::LogicalDns(d) => {
+            let logical = matches!(discovery, Discovery::LogicalDns(_));
+            m.load_assignment = Some(endpoints(&d.endpoints));
+            m.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(dns(d, logical)));
+            return;
         }
         Discovery::OriginalDst {
             use_http_header,
@@ -137,16 +136,11 @@ fn discovery(m: &mut cluster::Cluster, d: &Discovery) {
     m.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
 }
 
-#[allow(deprecated)]
-fn dns(m: &mut cluster::Cluster, d: &Dns) {
-    use cluster::cluster::{DnsLookupFamily as Family, RefreshRate};
-    m.load_assignment = Some(endpoints(&d.endpoints));
-    m.dns_refresh_rate = Some(duration(d.refresh));
-    m.dns_failure_refresh_rate = Some(RefreshRate {
-        base_interval: Some(duration(d.failure_refresh)),
-        max_interval: Some(duration(d.failure_refresh)),
-    });
-    m.respect_dns_ttl = d.respect_ttl;
+/// The DNS cluster type of Envoy 1.34 and later; the fields of `Cluster` that it replaces are on their way out.
+fn dns(d: &Dns, logical: bool) -> cluster::cluster::CustomClusterType {
+    use cluster::cluster::CustomClusterType;
+    use dns_cluster::dns_cluster::RefreshRate;
+    use dns_common::DnsLookupFamily as Family;
     let family = match d.family {
         DnsFamily::Auto => Family::Auto,
         DnsFamily::V4Only => Family::V4Only,
@@ -154,7 +148,20 @@ fn dns(m: &mut cluster::Cluster, d: &Dns) {
         DnsFamily::V4Preferred => Family::V4Preferred,
         DnsFamily::All => Family::All,
     };
-    m.dns_lookup_family = family.into();
+    CustomClusterType {
+        name: "envoy.cluster.dns".to_owned(),
+        typed_config: Some(any(&dns_cluster::DnsCluster {
+            dns_refresh_rate: Some(duration(d.refresh)),
+            dns_failure_refresh_rate: Some(RefreshRate {
+                base_interval: Some(duration(d.failure_refresh)),
+                max_interval: Some(duration(d.failure_refresh)),
+            }),
+            respect_dns_ttl: d.respect_ttl,
+            dns_lookup_family: family.into(),
+            all_addresses_in_single_endpoint: logical,
+            ..Default::default()
+        })),
+    }
 }
 
 fn balancing(m: &mut cluster::Cluster, lb: &LbPolicy, slow: Option<&SlowStart>) {
@@ -401,9 +408,16 @@ fn protocol(c: &Cluster) -> upstream_http::HttpProtocolOptions {
         }),
     };
     let transports = c.transport.matches.iter().filter_map(|m| m.tls.as_deref());
-    let auto_sni = transports
+    let by_authority: Vec<&UpstreamTls> = transports
         .chain(c.transport.default.as_deref())
-        .any(|tls| tls.auto_sni == AutoSni::Authority);
+        .filter(|tls| tls.auto_sni == AutoSni::Authority)
+        .collect();
+    let sni = core::UpstreamHttpProtocolOptions {
+        auto_sni: !by_authority.is_empty(),
+        // One switch for the whole cluster: stricter for some rather than looser for others.
+        auto_san_validation: by_authority.iter().any(|tls| tls.validation.host_name),
+        ..Default::default()
+    };
     upstream_http::HttpProtocolOptions {
         common_http_protocol_options: Some(core::HttpProtocolOptions {
             idle_timeout: Some(limit(c.idle_timeout)),
@@ -413,10 +427,7 @@ fn protocol(c: &Cluster) -> upstream_http::HttpProtocolOptions {
                 .flatten(),
             ..Default::default()
         }),
-        upstream_http_protocol_options: auto_sni.then(|| core::UpstreamHttpProtocolOptions {
-            auto_sni,
-            ..Default::default()
-        }),
+        upstream_http_protocol_options: sni.auto_sni.then_some(sni),
         upstream_protocol_options: Some(options),
         ..Default::default()
     }

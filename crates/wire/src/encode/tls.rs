@@ -1,7 +1,8 @@
 //! TLS contexts and secrets.
 
+use ripstop_model::snapshot::matching::StringMatch;
 use ripstop_model::snapshot::tls::{
-    AutoSni, Certificate, DownstreamTls, Roots, SanKind, Secret, SecretBody, TlsVersion,
+    AutoSni, Certificate, DownstreamTls, Roots, SanKind, SanMatch, Secret, SecretBody, TlsVersion,
     UpstreamTls, Validation,
 };
 
@@ -39,10 +40,11 @@ pub(super) fn upstream(t: Option<&UpstreamTls>) -> core::TransportSocket {
             any(&raw_buffer::RawBuffer::default()),
         );
     };
-    let validation = Validation {
-        host_name: false,
-        ..t.validation.clone()
-    };
+    let mut validation = t.validation.clone();
+    if validation.host_name && t.auto_sni == AutoSni::No {
+        // Envoy has no such check for a name that is given: the same, said outright.
+        validation.sans = t.sni.iter().map(|sni| dns_san(sni)).collect();
+    }
     let checks = validation.roots != Roots::None
         || !validation.sans.is_empty()
         || !validation.certificate_hashes.is_empty()
@@ -58,10 +60,19 @@ pub(super) fn upstream(t: Option<&UpstreamTls>) -> core::TransportSocket {
         )),
         sni: t.sni.clone().unwrap_or_default(),
         auto_host_sni: t.auto_sni == AutoSni::EndpointHost,
-        auto_sni_san_validation: t.validation.host_name,
+        // With the request's authority the check belongs to the cluster's HTTP options.
+        auto_sni_san_validation: t.validation.host_name && t.auto_sni == AutoSni::EndpointHost,
         ..Default::default()
     };
     socket("envoy.transport_sockets.tls", any(&context))
+}
+
+/// A DNS name that must be there.
+fn dns_san(name: &str) -> SanMatch {
+    SanMatch {
+        kind: SanKind::Dns,
+        value: StringMatch::exact(name),
+    }
 }
 
 fn common(

@@ -263,7 +263,7 @@ impl Entropy {
                         rules: e.optional(|e| {
                             Arc::new(AuthzFilter {
                                 name: filter.clone(),
-                                ..e.authz()
+                                ..e.authz(true)
                             })
                         }),
                         filter,
@@ -445,14 +445,14 @@ impl Entropy {
 
     // Authorization.
 
-    fn authz(&mut self) -> AuthzFilter {
+    fn authz(&mut self, http: bool) -> AuthzFilter {
         let mut policies: BTreeMap<Name, Policy> = BTreeMap::new();
         for index in 0..self.below(3) {
             let name = one_of!(self; self.name(), Policy::name_of_rule("shop", "allow", index));
             let policy = Policy {
                 resource: Policy::resource_of_name(&name),
-                permissions: self.list(2, |e| e.rule(2, true)),
-                principals: self.list(2, |e| e.rule(2, false)),
+                permissions: self.list(2, |e| e.rule(2, true, http)),
+                principals: self.list(2, |e| e.rule(2, false, http)),
                 name: name.clone(),
             };
             policies.insert(name, policy);
@@ -466,20 +466,26 @@ impl Entropy {
         }
     }
 
-    fn rule(&mut self, depth: usize, permission: bool) -> Rule {
+    fn rule(&mut self, depth: usize, permission: bool, http: bool) -> Rule {
         if depth > 0 && self.flag() {
             return one_of!(self;
-                Rule::And(self.list(2, |e| e.rule(depth - 1, permission))),
-                Rule::Or(self.list(2, |e| e.rule(depth - 1, permission))),
-                Rule::Not(Box::new(self.rule(depth - 1, permission))),
+                Rule::And(self.list(2, |e| e.rule(depth - 1, permission, http))),
+                Rule::Or(self.list(2, |e| e.rule(depth - 1, permission, http))),
+                Rule::Not(Box::new(self.rule(depth - 1, permission, http))),
             );
+        }
+        if http && self.flag() {
+            return one_of!(self;
+                Rule::Header(self.header_match()),
+                Rule::Path(self.string_match()),
+            );
+        }
+        if permission && http && self.flag() {
+            return Rule::PathTemplate("/a/{*}/{**}".into());
         }
         if permission {
             one_of!(self;
                 Rule::Any,
-                Rule::Header(self.header_match()),
-                Rule::Path(self.string_match()),
-                Rule::PathTemplate("/a/{*}/{**}".into()),
                 Rule::DestinationIp(self.net()),
                 Rule::DestinationPort(self.u16()),
                 Rule::DestinationPorts { start: self.u16(), end: self.u16() },
@@ -488,8 +494,6 @@ impl Entropy {
         } else {
             one_of!(self;
                 Rule::Any,
-                Rule::Header(self.header_match()),
-                Rule::Path(self.string_match()),
                 Rule::Principal(self.optional(Self::string_match)),
                 Rule::DirectIp(self.net()),
                 Rule::RemoteIp(self.net()),
@@ -544,17 +548,22 @@ impl Entropy {
         )
     }
 
-    fn upstream_tls(&mut self, authority: bool) -> UpstreamTls {
+    /// `authority`: the whole cluster takes the SNI from requests, and whether it verifies that name.
+    fn upstream_tls(&mut self, authority: Option<bool>) -> UpstreamTls {
         let (min_version, max_version) = self.versions();
+        let auto_sni = match authority {
+            Some(_) => AutoSni::Authority,
+            None => one_of!(self; AutoSni::No, AutoSni::EndpointHost),
+        };
+        let mut validation = self.validation(true, auto_sni == AutoSni::EndpointHost);
+        if authority == Some(true) && validation.roots != Roots::None {
+            validation.host_name = true;
+        }
         UpstreamTls {
             certificate: self.optional(|e| one_of!(e; Certificate::Secret(e.name()), e.pair())),
-            validation: self.validation(true, true),
+            validation,
             sni: self.optional(Self::text),
-            auto_sni: if authority {
-                AutoSni::Authority
-            } else {
-                one_of!(self; AutoSni::No, AutoSni::EndpointHost)
-            },
+            auto_sni,
             alpn: self.list(2, Self::text),
             min_version,
             max_version,
@@ -758,7 +767,7 @@ impl Entropy {
             lb,
             LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. } | LbPolicy::PeakEwma { .. }
         );
-        let authority = self.flag();
+        let authority = self.optional(Self::flag);
         Cluster {
             name: self.name(),
             alt_stat_name: self.optional(Self::text),
@@ -861,7 +870,7 @@ impl Entropy {
     fn http(&mut self) -> HttpProxy {
         let mut filters = self.list(3, |e| {
             one_of!(e;
-                HttpFilter::Authz(Arc::new(e.authz())),
+                HttpFilter::Authz(Arc::new(e.authz(true))),
                 HttpFilter::Fault(Arc::new(e.fault())),
                 HttpFilter::Cors,
                 HttpFilter::PeerMetadata,
@@ -976,7 +985,7 @@ impl Entropy {
             },
             tls: self.optional(|e| Arc::new(e.downstream_tls())),
             handshake_timeout: self.limit(),
-            authz: self.list(2, |e| Arc::new(e.authz())),
+            authz: self.list(2, |e| Arc::new(e.authz(false))),
             peer_exchange: self.flag(),
             terminal: one_of!(self;
                 Terminal::Tcp(Arc::new(self.tcp())),
