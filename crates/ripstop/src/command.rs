@@ -3,6 +3,7 @@
 mod analyze;
 mod completion;
 mod keeper;
+mod proxy;
 
 use std::process::ExitCode;
 
@@ -32,4 +33,6 @@ commands! {
     completion => Completion,
     #[command(hide = true)]
     keeper => Keeper,
+    /// Run the data plane: a sidecar
+    proxy => Proxy,
 }

@@ -1,6 +1,7 @@
 //! `ripstop`, the one binary: arguments → the subcommand that [`command`] lists → its exit code.
 
 mod command;
+mod enrollment;
 mod log;
 mod sidecar;
 

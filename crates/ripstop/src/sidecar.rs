@@ -1,5 +1,8 @@
 //! What a supervisor tells the sidecar it starts (`ripstop proxy --sidecar 5`), as JSON on an inherited descriptor.
 
+mod capture;
+pub(crate) mod run;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -84,6 +87,8 @@ pub(crate) struct Control {
     pub(crate) address: String,
     /// The mesh's roots, PEM: what the control plane's certificate is verified against.
     pub(crate) roots: String,
+    /// The SPIFFE identity of the control plane.
+    pub(crate) identity: String,
     /// The bearer secret of the first CreateCertificate, good for one; renewals authenticate by the certificate itself.
     pub(crate) credential: String,
 }

@@ -1,0 +1,333 @@
+//! `ripstop proxy --sidecar FD`: a [`Config`] and the keeper's sockets → a running sidecar, until its supervisor is done.
+//!
+//! In order: sockets, certificate, configuration, workers, DNS; then the supervisor may start the application, whose
+//! readiness is probed and reported on the discovery stream.
+
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use ripstop_host::sidecar::{Inherited, Supervisor};
+use ripstop_host::supervise::{Order, Report, inherited_document};
+use ripstop_model::discovery::{Key, Kind};
+use ripstop_model::snapshot::Snapshot;
+use ripstop_model::snapshot::endpoint::Workload;
+use ripstop_model::spiffe::Spiffe;
+use ripstop_proxy::discovery::Settings;
+use ripstop_proxy::discovery::follow::{self, Follower, Resolver};
+use ripstop_proxy::{Running, Shared};
+use ripstop_telemetry::Registry;
+use ripstop_telemetry::export::Spans;
+use ripstop_wire::node::Node;
+use ripstop_wire::xds::Protocol;
+use ripstop_wire::xds::client::Client;
+use serde_json::json;
+
+use super::Config;
+use super::capture::Capture;
+use crate::enrollment::Identity;
+
+/// What a drain waits for at most.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the sidecar whose [`Config`] was inherited as `descriptor`.
+pub(crate) fn main(descriptor: RawFd) -> anyhow::Result<ExitCode> {
+    let config: Config = inherited_document(descriptor, "the sidecar's configuration")
+        .context("`proxy --sidecar` is started by `ripstop run` and `ripstop up`, not by hand")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let inherited = Inherited::receive()
+        .await
+        .context("the keeper's sockets did not arrive")?;
+    let identity = Identity::enroll(spiffe(&config)?, &config.control).await?;
+    let capture = Capture::new(inherited.outbound)?;
+    let (stage, follower) = discover(&config, &identity, &capture);
+    follower.ready().await;
+    let registry = Registry::new(Default::default());
+    let spans = spans(&config, &registry)?;
+    let sockets: Arc<dyn ripstop_proxy::Sockets> = Arc::new(inherited.app);
+    let running = start(
+        &config,
+        &identity,
+        &stage,
+        capture,
+        &follower,
+        &registry,
+        spans.clone(),
+        sockets.clone(),
+    )?;
+    let names = Arc::new(Resolver {
+        follower: follower.clone(),
+        namespace: config.namespace.clone(),
+        domain: config.domain.clone(),
+    });
+    inherited
+        .background
+        .spawn(names, config.ranges.clone())
+        .context("DNS and UDP of the workload cannot be served")?;
+    inherited.supervisor.report(Report::Ready)?;
+    watch_app(&config, sockets, follower.clone());
+    obey(&inherited.supervisor, &follower, &running).await?;
+    if let Some(spans) = spans {
+        spans.flush(Duration::from_secs(2)).await;
+    }
+    running.stop();
+    Ok(())
+}
+
+/// Where discovered snapshots go: kept until the workers run, then to them.
+enum Stage {
+    Before(Arc<Snapshot>),
+    Running(Arc<Shared>),
+}
+
+type SharedStage = Arc<Mutex<Stage>>;
+
+fn discover(config: &Config, identity: &Identity, capture: &Capture) -> (SharedStage, Follower) {
+    let hold = config
+        .inbound
+        .iter()
+        .map(|inbound| (Kind::Listener, inbound.listener.as_str().into()));
+    let hold: Vec<Key> = hold.chain([(Kind::Ranges, Kind::RANGES.into())]).collect();
+    let fixed = capture.fixed();
+    let stage: SharedStage = Arc::new(Mutex::new(Stage::Before(Arc::new(
+        fixed.join(&Snapshot::default()),
+    ))));
+    let options = follow::Options {
+        client: Client::new(node(config), Protocol::Delta),
+        settings: Settings {
+            wait: config.discovery.timeout,
+            negative: config.discovery.negative_ttl,
+            idle: config.discovery.idle_timeout,
+            wildcard: false,
+        },
+        hold,
+        channel: identity.channel(),
+        bearer: None,
+    };
+    let applied = Arc::clone(&stage);
+    let follower = follow::follow(options, move |snapshot| {
+        let joined = Arc::new(fixed.join(&snapshot));
+        match &mut *applied.lock().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Before(waiting) => *waiting = joined,
+            Stage::Running(shared) => apply(shared, joined),
+        }
+    });
+    (stage, follower)
+}
+
+fn apply(shared: &Shared, snapshot: Arc<Snapshot>) {
+    for error in shared.live.apply(snapshot) {
+        tracing::error!(%error, "a listener cannot be opened");
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a sidecar, each used once"
+)]
+fn start(
+    config: &Config,
+    identity: &Identity,
+    stage: &SharedStage,
+    capture: Capture,
+    follower: &Follower,
+    registry: &Arc<Registry>,
+    spans: Option<Spans>,
+    sockets: Arc<dyn ripstop_proxy::Sockets>,
+) -> anyhow::Result<Running> {
+    let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+    let Stage::Before(snapshot) = &*stage else {
+        anyhow::bail!("the workers run already")
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let running = ripstop_proxy::run(ripstop_proxy::Options {
+        workers: config.workers.unwrap_or(cpus.min(2)),
+        snapshot: snapshot.clone(),
+        demand: Some(Arc::new(follower.clone())),
+        sidecar: Some(ripstop_proxy::Sidecar {
+            adopted: capture.adopted,
+            sockets,
+            source: Some(config.transport),
+        }),
+        node: config.node.as_str().into(),
+        registry: registry.clone(),
+        spans,
+        workload: Some((workload(config), spiffe(config)?)),
+        identity: Some(ripstop_proxy::Identity {
+            certificate: identity.slot.clone(),
+            trust: identity.trust.clone(),
+        }),
+        drain_time: DRAIN,
+    })?;
+    for error in &running.listen_errors {
+        tracing::error!(%error, "a listener cannot be opened");
+    }
+    *stage = Stage::Running(running.shared.clone());
+    Ok(running)
+}
+
+fn spiffe(config: &Config) -> Result<Spiffe, ripstop_model::spiffe::SpiffeError> {
+    Spiffe::new(
+        &config.trust_domain,
+        &config.namespace,
+        &config.service_account,
+    )
+}
+
+/// What telemetry says of this side.
+fn workload(config: &Config) -> Workload {
+    let label = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|name| config.labels.get(*name))
+            .map_or("", String::as_str)
+    };
+    let service = if config.service.is_empty() {
+        &config.workload
+    } else {
+        &config.service
+    };
+    let canonical = match label(&[
+        "service.istio.io/canonical-name",
+        "app.kubernetes.io/name",
+        "app",
+    ]) {
+        "" => service,
+        name => name,
+    };
+    let revision = match label(&[
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ]) {
+        "" => "latest",
+        revision => revision,
+    };
+    Workload {
+        name: config.workload.as_str().into(),
+        namespace: config.namespace.as_str().into(),
+        service_account: config.service_account.as_str().into(),
+        app: label(&["app", "app.kubernetes.io/name"]).into(),
+        version: label(&["version", "app.kubernetes.io/version"]).into(),
+        canonical_service: canonical.into(),
+        canonical_revision: revision.into(),
+        cluster: config.mesh.as_str().into(),
+        address: config.addresses.first().copied(),
+    }
+}
+
+/// Istio's node: what the control plane and, through it, peers learn of the workload.
+fn node(config: &Config) -> Node {
+    let ips: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
+    let metadata = json!({
+        "NAMESPACE": config.namespace,
+        "SERVICE_ACCOUNT": config.service_account,
+        "WORKLOAD_NAME": config.workload,
+        "LABELS": config.labels,
+        "INSTANCE_IPS": ips.join(","),
+        "MESH_ID": config.mesh,
+        "CLUSTER_ID": config.mesh,
+        "NAME": config.id,
+        "RIPSTOP_ID": config.id,
+    });
+    Node {
+        id: config.node.clone(),
+        cluster: format!(
+            "{}.{}",
+            if config.service.is_empty() {
+                &config.workload
+            } else {
+                &config.service
+            },
+            config.namespace
+        ),
+        metadata: match metadata {
+            serde_json::Value::Object(map) => map,
+            _ => Default::default(),
+        },
+        user_agent: "ripstop".to_owned(),
+        user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Node::default()
+    }
+}
+
+fn spans(config: &Config, registry: &Registry) -> anyhow::Result<Option<Spans>> {
+    use ripstop_telemetry::export::{Settings, Transport};
+    let Some(url) = &config.otlp else {
+        return Ok(None);
+    };
+    let (transport, url) = match url.strip_prefix("grpc://") {
+        Some(rest) => (Transport::Grpc, format!("http://{rest}")),
+        None => (Transport::Http, url.clone()),
+    };
+    let service = if config.service.is_empty() {
+        &config.workload
+    } else {
+        &config.service
+    };
+    let settings = Settings::new(transport, &url, &format!("{service}.{}", config.namespace));
+    Ok(Some(Spans::start(settings, registry.stats())?))
+}
+
+/// Probes the application and reports what changes.
+fn watch_app(config: &Config, sockets: Arc<dyn ripstop_proxy::Sockets>, follower: Follower) {
+    let Some(probe) = &config.readiness else {
+        tokio::spawn(async move { follower.report(None).await });
+        return;
+    };
+    let mut ready = ripstop_proxy::readiness::watch(
+        ripstop_proxy::readiness::Probe {
+            addresses: config.addresses.clone(),
+            port: probe.port,
+            path: probe.path.clone(),
+            interval: probe.interval,
+            timeout: probe.timeout,
+        },
+        sockets,
+    );
+    tokio::spawn(async move {
+        loop {
+            let trouble =
+                (!*ready.borrow_and_update()).then(|| "the readiness probe fails".to_owned());
+            follower.report(trouble).await;
+            if ready.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Follows the supervisor's orders until it, or a signal, says to end.
+async fn obey(
+    supervisor: &Supervisor,
+    follower: &Follower,
+    running: &Running,
+) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            order = supervisor.order() => match order? {
+                Some(Order::Drain) => {
+                    // Callers leave first, on our own word; then requests end; outbound goes on (R4.2).
+                    follower.report(Some("draining".to_owned())).await;
+                    running.drain().await;
+                    supervisor.report(Report::Drained)?;
+                }
+                None => return Ok(()),
+            },
+            _ = terminate.recv() => return Ok(()),
+            // The terminal's Ctrl-C reaches the whole group; the supervisor decides what ends when.
+            _ = interrupt.recv() => {}
+        }
+    }
+}
