@@ -345,7 +345,14 @@ async fn head<D: Downstream>(
 ) -> Result<Accepted, Error> {
     let mut last = Instant::now();
     poll_fn(|cx| {
-        while up.backlog() < BACKLOG {
+        loop {
+            // Full: nothing more is read for it until it is written.
+            if up.backlog() >= BACKLOG {
+                match up.poll_flush(cx) {
+                    Poll::Ready(flushed) => flushed?,
+                    Poll::Pending => break,
+                }
+            }
             let mut pushed = Ok(());
             let complete = plan.body.complete;
             let received = down.poll_receive(cx, &mut |part| {

@@ -29,60 +29,67 @@ pub async fn run<D: Downstream, U: Upstream>(
     let tunnel = accepted.tunnel;
     let mut answered = accepted.framing == Framing::None && !tunnel;
     let mut asked = plan.is_request_complete() && !tunnel;
-    let mut last = Instant::now();
+    let mut last = plan.started();
     let mut judged = request.view.version;
     poll_fn(|cx| {
-        let mut moved = false;
-        while !asked && up.backlog() < BACKLOG {
-            let mut pushed = Ok(());
-            let received = down.poll_receive(cx, &mut |part| {
-                request.received += part.len() as u64;
-                asked |= part.is_end();
-                if pushed.is_ok() {
-                    pushed = up.push(part);
+        // Until nothing moves: then each side has a wake-up registered for whatever it waits for.
+        loop {
+            let mut moved = false;
+            while !asked && up.backlog() < BACKLOG {
+                let mut pushed = Ok(());
+                let received = down.poll_receive(cx, &mut |part| {
+                    request.received += part.len() as u64;
+                    asked |= part.is_end();
+                    if pushed.is_ok() {
+                        pushed = up.push(part);
+                    }
+                });
+                match received {
+                    Poll::Pending => break,
+                    Poll::Ready(received) => received?,
                 }
-            });
-            match received {
-                Poll::Pending => break,
-                Poll::Ready(received) => received?,
+                pushed?;
+                moved = true;
             }
-            pushed?;
-            moved = true;
-        }
-        while !answered && down.backlog() < BACKLOG {
-            let mut pushed = Ok(());
-            let received = up.poll_receive(cx, &mut |part| {
-                request.sent += part.len() as u64;
-                if let Part::Trailers(trailers) = part {
-                    let status = trailers.text(Known::GrpcStatus);
-                    request.grpc_status = status.and_then(|status| status.parse().ok());
+            while !answered && down.backlog() < BACKLOG {
+                let mut pushed = Ok(());
+                let received = up.poll_receive(cx, &mut |part| {
+                    request.sent += part.len() as u64;
+                    if let Part::Trailers(trailers) = part {
+                        let status = trailers.text(Known::GrpcStatus);
+                        request.grpc_status = status.and_then(|status| status.parse().ok());
+                    }
+                    answered |= part.is_end();
+                    if pushed.is_ok() {
+                        pushed = down.push(part);
+                    }
+                });
+                match received {
+                    Poll::Pending => break,
+                    Poll::Ready(received) => received?,
                 }
-                answered |= part.is_end();
-                if pushed.is_ok() {
-                    pushed = down.push(part);
+                pushed?;
+                moved = true;
+            }
+            let up_flushed = match up.poll_flush(cx) {
+                // An upstream that has answered in full owes nothing any more.
+                Poll::Ready(Err(error)) if !answered => return Poll::Ready(Err(error)),
+                flushed => flushed.is_ready(),
+            };
+            let down_flushed = match down.poll_flush(cx) {
+                Poll::Ready(flushed) => {
+                    flushed?;
+                    true
                 }
-            });
-            match received {
-                Poll::Pending => break,
-                Poll::Ready(received) => received?,
+                Poll::Pending => false,
+            };
+            if answered && down_flushed && (!tunnel || (asked && up_flushed)) {
+                return Poll::Ready(Ok(()));
             }
-            pushed?;
-            moved = true;
-        }
-        let up_flushed = match up.poll_flush(cx) {
-            // An upstream that has answered in full owes nothing any more.
-            Poll::Ready(Err(error)) if !answered => return Poll::Ready(Err(error)),
-            flushed => flushed.is_ready(),
-        };
-        let down_flushed = match down.poll_flush(cx) {
-            Poll::Ready(flushed) => {
-                flushed?;
-                true
+            if !moved {
+                break;
             }
-            Poll::Pending => false,
-        };
-        if answered && down_flushed && (!tunnel || (asked && up_flushed)) {
-            return Poll::Ready(Ok(()));
+            last = Instant::now();
         }
         // A client that leaves in the middle ends the exchange at once.
         if asked && !tunnel {
@@ -97,9 +104,6 @@ pub async fn run<D: Downstream, U: Upstream>(
             if !request.is_still_allowed(down.request()) {
                 return Poll::Ready(Err(Error::terminal(Reason::AuthzDenied)));
             }
-        }
-        if moved {
-            last = Instant::now();
         }
         let idle = plan.idle.map(|idle| last + idle);
         let deadline = match tunnel {

@@ -293,9 +293,10 @@ fn the_connection_limit_is_exact_over_workers() {
             })
         })
         .collect();
+    let cluster = running.shared.live.tables().clusters["a"].clone();
     let mut most = 0;
     while !callers.iter().all(std::thread::JoinHandle::is_finished) {
-        most = most.max(up.open());
+        most = most.max(cluster.breaker(Default::default()).active_connections());
         std::thread::sleep(Duration::from_millis(1));
     }
     callers
