@@ -9,6 +9,10 @@ use ripstop_identity::key::KeyError;
 use ripstop_identity::{Authority, Key, Slot, Trust};
 use ripstop_model::spiffe::{Spiffe, SpiffeError};
 
+use ripstop_wire::certificate::{self, Refusal};
+use ripstop_wire::xds::service;
+
+use crate::plane::{Caller, Plane, PlaneError};
 use crate::state::{State, StateError, Table};
 
 /// The control plane's service account, in the root namespace: what proxies expect behind the TLS port.
@@ -184,6 +188,40 @@ impl Ca {
 
     pub fn identity(&self) -> &Spiffe {
         &self.identity
+    }
+}
+
+/// CreateCertificate on the TLS port.
+pub(crate) struct Issuing(pub(crate) Arc<Plane>);
+
+impl certificate::Authority for Issuing {
+    async fn create(
+        &self,
+        caller: service::Caller,
+        csr_pem: &str,
+        ttl: Duration,
+    ) -> Result<Vec<String>, Refusal> {
+        let (plane, csr) = (self.0.clone(), csr_pem.to_owned());
+        let caller = Caller {
+            local: false,
+            identity: caller.identity,
+            bearer: caller.bearer,
+        };
+        // Istio's agents leave the lifetime out.
+        let ttl = if ttl.is_zero() { OWN_TTL } else { ttl };
+        let signed =
+            tokio::task::spawn_blocking(move || plane.create_certificate(&csr, ttl, &caller));
+        let outcome = signed.await.unwrap_or(Err(PlaneError::Ended));
+        outcome.map_err(|error| {
+            let text = error.to_string();
+            match error {
+                PlaneError::Sign(SignRefusal::SignerExpired | SignRefusal::Make(_))
+                | PlaneError::State(_)
+                | PlaneError::Ended => Refusal::Unavailable(text),
+                PlaneError::Sign(_) => Refusal::Invalid(text),
+                _ => Refusal::Unauthenticated(text),
+            }
+        })
     }
 }
 

@@ -113,7 +113,7 @@ fn cluster(view: &View<'_>, name: &Name) -> Option<Cluster> {
 }
 
 /// Every name of the client's view: the Sidecar-scoped set of a stock Envoy.
-fn everything(view: &View<'_>) -> Wanted {
+pub(crate) fn everything(view: &View<'_>) -> Wanted {
     let mut wanted = Wanted::default();
     for known in view.mesh.services.values().filter(|known| view.sees(known)) {
         service::names(view, known, &mut wanted);

@@ -20,6 +20,7 @@ pub mod api;
 pub mod ca;
 pub mod compile;
 pub mod plane;
+mod push;
 pub mod registry;
 mod serve;
 pub mod settings;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -24,9 +24,14 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use ripstop_wire::certificate;
+use ripstop_wire::xds::service as xds;
+use tonic::service::Routes;
+
 use crate::api;
-use crate::ca::{Ca, CaError};
+use crate::ca::{Ca, CaError, Issuing};
 use crate::plane::{Caller, Listening, Plane};
+use crate::push::Ads;
 use crate::settings::Settings;
 use crate::source::{self, Change, SourceError};
 use crate::state::{State, StateError};
@@ -250,10 +255,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     tasks.spawn(authority(plane.clone(), stopped.clone()));
     tasks.spawn(serve_unix(unix, api::admin(plane.clone()), stopped.clone()));
     if let Some(listener) = xds {
-        tasks.spawn(serve_plain(listener, xds_routes(&plane), stopped.clone()));
+        tasks.spawn(serve_plain(
+            listener,
+            xds_routes(&plane, false),
+            stopped.clone(),
+        ));
     }
     if let Some(listener) = xds_tls {
-        let routes = xds_routes(&plane).merge(api::join(plane.clone()));
+        let routes = xds_routes(&plane, true).merge(api::join(plane.clone()));
         let server = tls_server(&plane)?;
         tasks.spawn(serve_tls(listener, server, routes, stopped.clone()));
     }
@@ -313,8 +322,18 @@ fn tls_server(plane: &Arc<Plane>) -> Result<tls::Server, StartError> {
     .map_err(|error| StartError::Tls(error.to_string()))
 }
 
-fn xds_routes(_plane: &Arc<Plane>) -> Router {
-    Router::new()
+/// `secure`: on the TLS port, where streams prove who they are and certificates are signed.
+fn xds_routes(plane: &Arc<Plane>, secure: bool) -> Router {
+    let ads = xds::service(Arc::new(Ads {
+        plane: plane.clone(),
+        secure,
+    }));
+    let mut routes = Routes::new(ads);
+    if secure {
+        let issuing = Arc::new(Issuing(plane.clone()));
+        routes = routes.add_service(certificate::Service::new(issuing));
+    }
+    routes.prepare().into_axum_router()
 }
 
 type Stopped = tokio::sync::watch::Receiver<bool>;
@@ -495,8 +514,10 @@ async fn serve_tls(listener: TcpListener, server: tls::Server, routes: Router, s
                                 return;
                             }
                         };
+                        let known = xds::Caller { peer: Some(peer), identity: identity.clone(), bearer: None };
                         let caller = Caller { identity, ..Caller::default() };
-                        connection(stream, routes.layer(axum::Extension(caller)), stopped).await;
+                        let routes = routes.layer(Extension(known)).layer(Extension(caller));
+                        connection(stream, routes, stopped).await;
                     });
                 }
                 Err(error) => hesitate(error).await,

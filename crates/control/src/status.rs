@@ -19,11 +19,8 @@ pub struct Proxy {
     pub node: String,
     pub workload: Option<String>,
     pub agent: String,
-    pub delta: bool,
     pub identity: String,
     pub connected: Instant,
-    /// The revision from which everything was sent.
-    pub sent: u64,
     /// The last revision of which everything has been accepted.
     pub acked: u64,
     /// By type.
@@ -64,7 +61,6 @@ impl Proxies {
             node: proxy.node.clone(),
             workload: proxy.workload.clone(),
             agent: proxy.agent.clone(),
-            protocol: if proxy.delta { "delta" } else { "sotw" }.to_owned(),
             identity: proxy.identity.clone(),
             connected_seconds: now.saturating_duration_since(proxy.connected).as_secs(),
             acked_revision: proxy.acked,
@@ -187,10 +183,8 @@ mod tests {
             node: "sidecar~x".into(),
             workload: None,
             agent: "envoy 1.40".into(),
-            delta: true,
             identity: String::new(),
             connected: Instant::now(),
-            sent: acked,
             acked,
             types: BTreeMap::new(),
             rejected: BTreeMap::new(),

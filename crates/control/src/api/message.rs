@@ -220,8 +220,6 @@ pub struct ProxyStatus {
     pub workload: Option<String>,
     /// `user_agent_name` and version.
     pub agent: String,
-    /// `delta` or `sotw`.
-    pub protocol: String,
     /// The verified SPIFFE identity; empty over plain text.
     pub identity: String,
     pub connected_seconds: u64,
@@ -236,9 +234,9 @@ pub struct ProxyStatus {
 pub struct TypeStatus {
     /// `Listener`, `Cluster`, …
     pub kind: String,
+    /// What it is sent, and how much of that it has accepted.
     pub resources: usize,
-    pub sent_version: String,
-    pub acked_version: String,
+    pub acked: usize,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

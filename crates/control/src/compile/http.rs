@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::fault::Fault;
 use ripstop_model::snapshot::http::{
-    Codec, ForwardClientCert, HttpFilter, HttpProxy, RequestId, RouteSource, Router,
-    ServerHeader, StripPort, Tracing, Underscores, Xfcc,
+    Codec, ForwardClientCert, HttpFilter, HttpProxy, RequestId, RouteSource, Router, ServerHeader,
+    StripPort, Tracing, Underscores, Xfcc,
 };
 use ripstop_model::snapshot::{AuthzFilter, Fraction};
 
@@ -103,13 +103,18 @@ fn manager(view: &View<'_>, stat_prefix: String, routes: RouteSource) -> HttpPro
     }
 }
 
+/// Context is always propagated. A service name is for spans, and travels with the collector's name only.
 fn tracing(view: &View<'_>) -> Tracing {
     let settings = &view.mesh.settings.tracing;
     let client = view.client;
     let app = client.labels.get("app").unwrap_or(&client.service_account);
+    let cluster = settings.otlp.as_ref().map(|_| OTLP.into());
     Tracing {
-        cluster: settings.otlp.as_ref().map(|_| OTLP.into()),
-        service_name: format!("{app}.{}", client.namespace),
+        service_name: match cluster {
+            Some(_) => format!("{app}.{}", client.namespace),
+            None => String::new(),
+        },
+        cluster,
         random: Fraction::percent(settings.sampling),
         client: Fraction::ALWAYS,
         overall: Fraction::ALWAYS,
