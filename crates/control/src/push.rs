@@ -15,6 +15,7 @@ use ripstop_model::snapshot::{Name, Snapshot};
 use ripstop_model::spiffe::Spiffe;
 use ripstop_wire::node::Node;
 use ripstop_wire::resource::{self, Encoded};
+use ripstop_wire::xds::Protocol;
 use ripstop_wire::xds::server::{Event, View as Answers};
 use ripstop_wire::xds::service::{self, Refusal};
 use serde_json::Value;
@@ -134,6 +135,7 @@ impl Session {
             Proxy {
                 node: node.id.clone(),
                 workload: client.member.as_ref().map(|member| member.id.to_string()),
+                protocol: "",
                 agent: format!("{} {}", node.user_agent, node.user_agent_version)
                     .trim()
                     .to_owned(),
@@ -398,6 +400,16 @@ impl Answers for Session {
 }
 
 impl service::Proxy for Session {
+    fn speaks(&mut self, protocol: Protocol) {
+        let word = match protocol {
+            Protocol::Delta => "delta",
+            Protocol::Full => "sotw",
+        };
+        self.plane
+            .proxies()
+            .update(self.id, |proxy| proxy.protocol = word);
+    }
+
     fn event(&mut self, event: Event) {
         match event {
             Event::Subscribed { kind, names } => {

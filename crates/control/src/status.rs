@@ -18,6 +18,8 @@ pub struct Proxies {
 pub struct Proxy {
     pub node: String,
     pub workload: Option<String>,
+    /// `delta` or `sotw`.
+    pub protocol: &'static str,
     pub agent: String,
     pub identity: String,
     pub connected: Instant,
@@ -60,6 +62,7 @@ impl Proxies {
         let status = |proxy: &Proxy| ProxyStatus {
             node: proxy.node.clone(),
             workload: proxy.workload.clone(),
+            protocol: proxy.protocol.to_owned(),
             agent: proxy.agent.clone(),
             identity: proxy.identity.clone(),
             connected_seconds: now.saturating_duration_since(proxy.connected).as_secs(),
@@ -182,6 +185,7 @@ mod tests {
         Proxy {
             node: "sidecar~x".into(),
             workload: None,
+            protocol: "delta",
             agent: "envoy 1.40".into(),
             identity: String::new(),
             connected: Instant::now(),

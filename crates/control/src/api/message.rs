@@ -220,6 +220,8 @@ pub struct ProxyStatus {
     pub workload: Option<String>,
     /// `user_agent_name` and version.
     pub agent: String,
+    /// `delta` or `sotw`.
+    pub protocol: String,
     /// The verified SPIFFE identity; empty over plain text.
     pub identity: String,
     pub connected_seconds: u64,

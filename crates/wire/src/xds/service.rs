@@ -48,6 +48,8 @@ pub enum Refusal {
 
 /// One connected proxy. Dropped when its stream ends.
 pub trait Proxy: View + Send + 'static {
+    /// Which of the two protocols its stream speaks; told once, first.
+    fn speaks(&mut self, _protocol: Protocol) {}
     fn event(&mut self, event: Event);
     /// Resolves when what the view shows may have changed since the last response. Cancel-safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
@@ -180,6 +182,7 @@ async fn converse<P: Plane, M, R>(
             Refusal::Forbidden(text) => Status::permission_denied(text),
             Refusal::Unavailable(text) => Status::unavailable(text),
         })?;
+    proxy.speaks(protocol);
     let mut session = Session::new(protocol);
     let mut next = Some(first);
     loop {
