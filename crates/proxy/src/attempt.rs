@@ -25,7 +25,7 @@ use crate::relay::BACKLOG;
 use crate::reply::Reply;
 use crate::retry::{Attempts, Decision};
 use crate::route::{self, Limits};
-use crate::upstream;
+use crate::upstream::Leg;
 use crate::worker::Timer;
 
 /// Bytes of a request body that are kept so that it can be sent again.
@@ -33,7 +33,7 @@ const REPLAY: usize = 64 * 1024;
 
 /// What happened to an attempt.
 pub enum Outcome {
-    Response(upstream::Http1, Accepted),
+    Response(Leg, Accepted),
     /// Try again after this pause.
     Again(Duration),
     Failed(Error),
@@ -194,7 +194,7 @@ impl<'v> Plan<'v> {
     }
 
     /// The answer when all attempts failed.
-    pub fn reply(&self, request: &mut Request<'_>, error: &Error) -> Reply {
+    pub fn reply(&self, request: &mut Request<'_>, error: &Error) -> Box<Reply> {
         if self.exhausted {
             request.flag(Flag::UpstreamRetryLimitExceeded);
         }
@@ -257,7 +257,7 @@ const IMPLICIT_BUDGET: ripstop_model::snapshot::cluster::RetryBudget =
         min_concurrency: 3,
     };
 
-fn settle(tried: Result<(upstream::Http1, Accepted), Error>) -> Outcome {
+fn settle(tried: Result<(Leg, Accepted), Error>) -> Outcome {
     match tried {
         Ok((up, accepted)) => Outcome::Response(up, accepted),
         Err(error) => Outcome::Failed(error),
@@ -270,7 +270,7 @@ async fn one<D: Downstream>(
     down: &mut D,
     timer: &mut Timer,
     response: &mut ResponseHead,
-) -> Result<(upstream::Http1, Accepted), Error> {
+) -> Result<(Leg, Accepted), Error> {
     if plan.body.complete || down.is_request_complete() {
         plan.body.complete = true;
         plan.start_deadline();
@@ -322,7 +322,7 @@ async fn one<D: Downstream>(
 }
 
 /// Sends what was kept of the body.
-fn replay(body: &Replay, up: &mut upstream::Http1) -> Result<(), Error> {
+fn replay(body: &Replay, up: &mut Leg) -> Result<(), Error> {
     if !body.bytes.is_empty() {
         up.push(Part::Data(&body.bytes))?;
     }
@@ -338,7 +338,7 @@ async fn head<D: Downstream>(
     request: &mut Request<'_>,
     plan: &mut Plan<'_>,
     down: &mut D,
-    up: &mut upstream::Http1,
+    up: &mut Leg,
     timer: &mut Timer,
     response: &mut ResponseHead,
     per_try: Option<Instant>,
@@ -501,7 +501,7 @@ pub async fn wait<D: Downstream>(
     down: &mut D,
     timer: &mut Timer,
     pause: Duration,
-) -> Result<(), Reply> {
+) -> Result<(), Box<Reply>> {
     if pause.is_zero() {
         return Ok(());
     }

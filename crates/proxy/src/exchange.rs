@@ -3,6 +3,7 @@
 //! Both sides are polled by one task and neither waits for the other: bodies flow up and down at the same time, and a side
 //! that is slow holds back only the one it gets its bytes from.
 
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::error::Error;
@@ -87,6 +88,8 @@ pub trait Upstream: Body {
     fn is_reused(&self) -> bool;
     /// Whether all of the request is with the kernel.
     fn is_request_sent(&self) -> bool;
+    /// The address the connection comes from.
+    fn local(&self) -> Option<SocketAddr>;
     /// The exchange is over: a connection that is clean serves another.
     fn finish(self);
 }

@@ -97,7 +97,7 @@ async fn exchange<D: Downstream>(
     down: &mut D,
     timer: &mut Timer,
     response: &mut ResponseHead,
-) -> Result<(), Reply> {
+) -> Result<(), Box<Reply>> {
     // One form of path and authority for everything that follows.
     normalise(request, down)?;
     // Who sent it, what it is called, which trace it belongs to.
@@ -154,7 +154,7 @@ async fn exchange<D: Downstream>(
     Ok(())
 }
 
-fn normalise<D: Downstream>(request: &Request<'_>, down: &mut D) -> Result<(), Reply> {
+fn normalise<D: Downstream>(request: &Request<'_>, down: &mut D) -> Result<(), Box<Reply>> {
     match down.request_mut().normalize(&request.config().path) {
         Ok(None) => Ok(()),
         Ok(Some(path)) => {

@@ -33,8 +33,11 @@ pub fn service(service: &ServiceRef) -> Known<record::Service> {
 /// One worker's labels of endpoints, by the workload they share. Bounded: emptied when it grows past what a proxy uses.
 #[derive(Debug, Default)]
 pub struct Labels {
-    known: RefCell<HashMap<usize, (Arc<Workload>, Arc<Known<record::Workload>>)>>,
+    known: RefCell<HashMap<usize, Entry>>,
 }
+
+/// Kept with the workload whose address is the key, so that the address cannot come to mean another.
+type Entry = (Arc<Workload>, Arc<Known<record::Workload>>);
 
 const MOST: usize = 4096;
 

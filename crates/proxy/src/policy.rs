@@ -71,7 +71,7 @@ pub async fn run(
     stages: &[Stage],
     request: &mut Request<'_>,
     head: &mut RequestHead,
-) -> Result<(), Reply> {
+) -> Result<(), Box<Reply>> {
     for stage in stages {
         match stage {
             Stage::PeerMetadata => request.read_peer(head),

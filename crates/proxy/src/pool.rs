@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::endpoint::Target;
@@ -21,7 +22,7 @@ use crate::dial::{self, Dial};
 use crate::error::{Error, Retry};
 use crate::live::Tables;
 use crate::stream::Stream;
-use crate::upstream::Http1;
+use crate::upstream::{Http1, Leg};
 
 /// What a pooled connection may be reused for: the same endpoint over the same transport.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,27 +30,6 @@ pub struct Key {
     pub address: Target,
     /// Distinguishes TLS settings that depend on the request (SNI, ALPN); 0 for plain text.
     pub transport: u64,
-}
-
-/// An HTTP/1 connection between requests.
-pub struct Idle {
-    pub stream: Stream,
-    pub ticket: Ticket,
-    pub served: u32,
-    pub opened: Instant,
-    since: Instant,
-}
-
-impl Idle {
-    pub fn new(stream: Stream, ticket: Ticket, served: u32, opened: Instant) -> Idle {
-        Idle {
-            stream,
-            ticket,
-            served,
-            opened,
-            since: opened,
-        }
-    }
 }
 
 /// A connection's place among its cluster's `max_connections`; given back when dropped.
@@ -92,9 +72,9 @@ pub struct Pools {
 
 struct Pool {
     cluster: Arc<Cluster>,
-    idle: HashMap<Key, Vec<Idle>>,
+    idle: HashMap<Key, Vec<Box<Http1>>>,
     /// Requests of this worker that wait at the limit, first come first served.
-    waiting: VecDeque<(Key, oneshot::Sender<Idle>)>,
+    waiting: VecDeque<(Key, oneshot::Sender<Box<Http1>>)>,
 }
 
 /// An HTTP/1 connection to a member, for one exchange: pooled if one is silent, else fresh.
@@ -104,29 +84,25 @@ pub async fn acquire(
     priority: Priority,
     member: &Member,
     strict: bool,
-) -> Result<Http1, Error> {
+) -> Result<Leg, Error> {
     let worker = &connection.worker;
     let key = Key {
         address: member.endpoint.address.clone(),
         transport: 0,
     };
     let now = Instant::now();
-    let reused = worker.pools.take(cluster, &key, strict, now);
-    let idle = match reused {
-        Some(idle) => idle,
-        None => {
-            let breaker = cluster.breaker(priority);
-            let _pending = breaker.pending().map_err(Error::terminal)?;
-            match ticket(connection, cluster, priority, &key).await? {
-                Place::Given(idle) => idle,
-                Place::Free(ticket) => {
-                    let stream = open(connection, cluster, member).await?;
-                    Idle::new(stream, ticket, 0, now)
-                }
-            }
-        }
+    if let Some(idle) = worker.pools.take(cluster, &key, strict, now) {
+        return Ok(Leg::Http1(idle));
+    }
+    let breaker = cluster.breaker(priority);
+    let _pending = breaker.pending().map_err(Error::terminal)?;
+    let ticket = match ticket(connection, cluster, priority, &key).await? {
+        Place::Given(given) => return Ok(Leg::Http1(given)),
+        Place::Free(ticket) => ticket,
     };
-    Ok(Http1::new(worker.clone(), cluster.clone(), key, idle))
+    let stream = open(connection, cluster, member).await?;
+    let fresh = Http1::new(worker.clone(), cluster.clone(), key, stream, ticket);
+    Ok(Leg::Http1(Box::new(fresh)))
 }
 
 /// What waiting at the limit brought.
@@ -134,7 +110,7 @@ enum Place {
     /// The right to open a connection.
     Free(Ticket),
     /// A connection that another request of this worker has finished with.
-    Given(Idle),
+    Given(Box<Http1>),
 }
 
 /// A place among the cluster's connections. At the limit an idle connection to another member gives way, here or on
@@ -215,7 +191,7 @@ impl Pool {
 
 impl Pools {
     /// Queues for a connection to `key` that becomes idle.
-    fn wait(&self, cluster: &Arc<Cluster>, key: &Key) -> oneshot::Receiver<Idle> {
+    fn wait(&self, cluster: &Arc<Cluster>, key: &Key) -> oneshot::Receiver<Box<Http1>> {
         let (give, given) = oneshot::channel();
         let mut clusters = self.clusters.borrow_mut();
         let pool = clusters
@@ -228,16 +204,18 @@ impl Pools {
 
     /// The most recently used connection that is still silent. `strict` asks the kernel, for requests that must not be
     /// sent twice.
-    pub fn take(&self, cluster: &Cluster, key: &Key, strict: bool, now: Instant) -> Option<Idle> {
+    pub fn take(
+        &self,
+        cluster: &Cluster,
+        key: &Key,
+        strict: bool,
+        now: Instant,
+    ) -> Option<Box<Http1>> {
         let mut clusters = self.clusters.borrow_mut();
         let pool = clusters.get_mut(&cluster.id)?;
         let stack = pool.idle.get_mut(key)?;
         while let Some(mut idle) = stack.pop() {
-            let silent = match strict {
-                true => !idle.stream.is_readable_now(),
-                false => !idle.stream.is_readable(),
-            };
-            if silent && !is_old(&idle, cluster, now) {
+            if !is_old(&idle, cluster, now) && idle.is_silent(strict) {
                 return Some(idle);
             }
         }
@@ -245,12 +223,13 @@ impl Pools {
     }
 
     /// Keeps a connection for the next request.
-    pub fn put(&self, cluster: &Arc<Cluster>, key: Key, mut idle: Idle, now: Instant) {
-        idle.since = now;
+    pub fn put(&self, mut idle: Box<Http1>) {
+        let cluster = idle.cluster().clone();
+        let key = idle.key().clone();
         let mut clusters = self.clusters.borrow_mut();
         let pool = clusters
             .entry(cluster.id)
-            .or_insert_with(|| Pool::new(cluster));
+            .or_insert_with(|| Pool::new(&cluster));
         while let Some(at) = pool.waiting.iter().position(|(wanted, _)| *wanted == key) {
             let Some((_, waiter)) = pool.waiting.remove(at) else {
                 break;
@@ -272,7 +251,7 @@ impl Pools {
         clusters.retain(|_, pool| {
             let cluster = pool.cluster.clone();
             pool.idle.retain(|_, stack| {
-                stack.retain_mut(|idle| !is_old(idle, &cluster, now) && !idle.stream.is_readable());
+                stack.retain_mut(|idle| !is_old(idle, &cluster, now) && idle.is_silent(false));
                 !stack.is_empty()
             });
             pool.waiting.retain(|(_, waiter)| !waiter.is_closed());
@@ -309,15 +288,8 @@ impl Pools {
     }
 }
 
-fn is_old(idle: &Idle, cluster: &Cluster, now: Instant) -> bool {
-    let since = now.saturating_duration_since(idle.since);
-    let age = now.saturating_duration_since(idle.opened);
-    cluster
-        .config
-        .idle_timeout
-        .is_some_and(|most| since >= most)
-        || cluster
-            .config
-            .max_connection_duration
-            .is_some_and(|most| age >= most)
+fn is_old(idle: &Http1, cluster: &Cluster, now: Instant) -> bool {
+    let (idle, age) = idle.ages(now);
+    let over = |most: Option<Duration>, is: Duration| most.is_some_and(|most| is >= most);
+    over(cluster.config.idle_timeout, idle) || over(cluster.config.max_connection_duration, age)
 }

@@ -27,8 +27,9 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub fn new(reason: Reason) -> Reply {
-        Reply {
+    /// Boxed: it is the error of most stages, and hardly ever happens.
+    pub fn new(reason: Reason) -> Box<Reply> {
+        Box::new(Reply {
             reason,
             status: reason.status(),
             body: Cow::Borrowed(text(reason).as_bytes()),
@@ -36,16 +37,16 @@ impl Reply {
             grpc: None,
             resource: None,
             cause: None,
-        }
+        })
     }
 
-    pub fn decided_by(mut self, resource: Option<&Resource>) -> Reply {
+    pub fn decided_by(mut self: Box<Self>, resource: Option<&Resource>) -> Box<Reply> {
         self.resource = resource.cloned();
         self
     }
 
     /// The answer to a failed attempt. Status 0 means that no response can be given any more.
-    pub fn of_error(error: &Error) -> Reply {
+    pub fn of_error(error: &Error) -> Box<Reply> {
         let mut reply = Reply::new(error.kind);
         if matches!(
             error.kind,

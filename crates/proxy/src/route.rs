@@ -170,7 +170,7 @@ pub fn requires_tls(selected: &Selected<'_>, tls: bool, internal: bool) -> bool 
     }
 }
 
-pub fn direct(direct: &Direct) -> Reply {
+pub fn direct(direct: &Direct) -> Box<Reply> {
     let mut reply = Reply::new(Reason::DirectResponse);
     reply.status = direct.status;
     reply.body = direct.body.clone().into();
@@ -178,7 +178,7 @@ pub fn direct(direct: &Direct) -> Reply {
 }
 
 /// To the same URL over `https`.
-pub fn to_https(head: &RequestHead) -> Reply {
+pub fn to_https(head: &RequestHead) -> Box<Reply> {
     let redirect = Redirect {
         https: true,
         status: 301,
@@ -190,7 +190,7 @@ pub fn to_https(head: &RequestHead) -> Reply {
 }
 
 /// The reply with its `location` (Envoy's `newUri`).
-pub fn answer_redirect(redirect: &Redirect, matched: &PathMatch, head: &RequestHead) -> Reply {
+pub fn answer_redirect(redirect: &Redirect, matched: &PathMatch, head: &RequestHead) -> Box<Reply> {
     let came = head.scheme.as_str();
     let scheme = match (&redirect.scheme, redirect.https) {
         (Some(scheme), _) => scheme.as_str(),

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use ripstop_model::reason::Reason;
 use tokio::io::AsyncWrite;
@@ -21,7 +22,7 @@ use crate::http1::{
     self, Accepted, Asked, Framing, Limits, Problem, Progress, ResponseParser, Upgrade,
 };
 use crate::message::{RequestHead, ResponseHead};
-use crate::pool::{Idle, Key, Ticket};
+use crate::pool::{Key, Ticket};
 use crate::stream::{Outbox, Stream};
 use crate::worker::Worker;
 
@@ -31,9 +32,11 @@ pub struct Http1 {
     cluster: Arc<Cluster>,
     key: Key,
     stream: Stream,
-    ticket: Ticket,
+    _ticket: Ticket,
     served: u32,
     opened: Instant,
+    /// The end of its last exchange.
+    since: Instant,
     outbox: Outbox,
     encoder: Option<Encoder>,
     reply: Reply,
@@ -41,6 +44,7 @@ pub struct Http1 {
 }
 
 /// The arriving half.
+#[derive(Default)]
 struct Reply {
     /// Bytes that came and are not used yet.
     input: Vec<u8>,
@@ -56,35 +60,54 @@ struct Reply {
 }
 
 impl Http1 {
-    /// Starts an exchange on a connection that nobody else uses.
-    pub fn new(worker: Rc<Worker>, cluster: Arc<Cluster>, key: Key, idle: Idle) -> Http1 {
+    /// A connection that was just opened.
+    pub fn new(
+        worker: Rc<Worker>,
+        cluster: Arc<Cluster>,
+        key: Key,
+        stream: Stream,
+        ticket: Ticket,
+    ) -> Http1 {
+        let now = Instant::now();
         Http1 {
             worker,
             cluster,
             key,
-            stream: idle.stream,
-            ticket: idle.ticket,
-            served: idle.served,
-            opened: idle.opened,
+            stream,
+            _ticket: ticket,
+            served: 0,
+            opened: now,
+            since: now,
             outbox: Outbox::default(),
             encoder: None,
-            reply: Reply {
-                input: Vec::new(),
-                parser: ResponseParser::default(),
-                decoder: Decoder::new(Framing::None, Limits::default()),
-                asked: Asked::default(),
-                accepted: Accepted::default(),
-                limits: Limits::default(),
-                answered: false,
-                tunnel: false,
-                reused: idle.served > 0,
-            },
+            reply: Reply::default(),
             shutdown: false,
         }
     }
 
-    pub fn local(&self) -> Option<SocketAddr> {
-        self.stream.local()
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// How long it has been idle, and open.
+    pub(crate) fn ages(&self, now: Instant) -> (Duration, Duration) {
+        (
+            now.saturating_duration_since(self.since),
+            now.saturating_duration_since(self.opened),
+        )
+    }
+
+    /// Whether an idle connection can be used again: nothing came since the last response, not even its end (R5.2).
+    /// `strict` asks the kernel instead of the last event.
+    pub(crate) fn is_silent(&mut self, strict: bool) -> bool {
+        match strict {
+            true => !self.stream.is_readable_now(),
+            false => !self.stream.is_readable(),
+        }
     }
 
     /// After a switch of protocols what goes up is raw bytes too.
@@ -153,7 +176,7 @@ impl Reply {
     }
 }
 
-impl Body for Http1 {
+impl Body for Box<Http1> {
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -171,7 +194,7 @@ impl Body for Http1 {
             stream,
             reply,
             ..
-        } = self;
+        } = &mut **self;
         if reply.decoder.is_done() {
             return Poll::Pending;
         }
@@ -240,7 +263,7 @@ impl Body for Http1 {
     }
 }
 
-impl Upstream for Http1 {
+impl Upstream for Box<Http1> {
     fn send(&mut self, head: &RequestHead, framing: Framing, upgrade: Option<Upgrade>) {
         self.reply.asked = Asked {
             method: head.method(),
@@ -264,7 +287,7 @@ impl Upstream for Http1 {
             stream,
             reply,
             ..
-        } = self;
+        } = &mut **self;
         if !reply.input.is_empty() {
             let bytes = std::mem::take(&mut reply.input);
             let outcome = reply.feed(worker, &bytes, head);
@@ -295,6 +318,10 @@ impl Upstream for Http1 {
         self.encoder.is_none() && self.outbox.is_empty()
     }
 
+    fn local(&self) -> Option<SocketAddr> {
+        self.stream.local()
+    }
+
     fn finish(mut self) {
         let worker = self.worker.clone();
         let clean = self.reply.answered
@@ -309,12 +336,79 @@ impl Upstream for Http1 {
             worker.give_buffer(std::mem::take(&mut self.reply.input));
         }
         let most = self.cluster.config.max_requests_per_connection;
-        let served = self.served + 1;
-        if clean && (most == 0 || served < most) {
-            let idle = Idle::new(self.stream, self.ticket, served, self.opened);
-            worker
-                .pools
-                .put(&self.cluster, self.key, idle, Instant::now());
+        self.served += 1;
+        if clean && (most == 0 || self.served < most) {
+            self.reply = Reply {
+                reused: true,
+                ..Reply::default()
+            };
+            self.since = Instant::now();
+            worker.pools.put(self);
         }
+    }
+}
+
+/// One attempt, whichever protocol it is made over.
+pub enum Leg {
+    Http1(Box<Http1>),
+}
+
+macro_rules! either {
+    ($leg:expr, $up:ident => $what:expr) => {
+        match $leg {
+            Leg::Http1($up) => $what,
+        }
+    };
+}
+
+impl Body for Leg {
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(Part<'_>),
+    ) -> Poll<Result<(), Error>> {
+        either!(self, up => up.poll_receive(cx, sink))
+    }
+
+    fn push(&mut self, part: Part<'_>) -> Result<(), Error> {
+        either!(self, up => up.push(part))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        either!(self, up => up.poll_flush(cx))
+    }
+
+    fn backlog(&self) -> usize {
+        either!(self, up => up.backlog())
+    }
+}
+
+impl Upstream for Leg {
+    fn send(&mut self, head: &RequestHead, framing: Framing, upgrade: Option<Upgrade>) {
+        either!(self, up => up.send(head, framing, upgrade));
+    }
+
+    fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &mut ResponseHead,
+    ) -> Poll<Result<Accepted, Error>> {
+        either!(self, up => up.poll_response(cx, head))
+    }
+
+    fn is_reused(&self) -> bool {
+        either!(self, up => up.is_reused())
+    }
+
+    fn is_request_sent(&self) -> bool {
+        either!(self, up => up.is_request_sent())
+    }
+
+    fn local(&self) -> Option<SocketAddr> {
+        either!(self, up => up.local())
+    }
+
+    fn finish(self) {
+        either!(self, up => up.finish());
     }
 }

@@ -32,12 +32,33 @@ const SCRATCH_MAX: usize = 256 * 1024;
 const BUFFERS: usize = 64;
 const BUFFER_MAX: usize = 128 * 1024;
 
+/// The tables of one version. Counted by the worker's own count: requests of two workers then never write the same
+/// cache line.
+#[derive(Clone)]
+pub struct View(Rc<Held>);
+
+struct Held(Arc<Tables>);
+
+impl View {
+    fn new(tables: Arc<Tables>) -> View {
+        View(Rc::new(Held(tables)))
+    }
+}
+
+impl std::ops::Deref for View {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.0.0
+    }
+}
+
 /// The state of one worker thread; handlers hold it by `Rc`.
 pub struct Worker {
     pub index: usize,
     pub shared: Arc<Shared>,
     pub pools: Pools,
-    view: RefCell<Rc<Arc<Tables>>>,
+    view: RefCell<View>,
     scratch: RefCell<Vec<u8>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     heads: RefCell<Vec<RequestHead>>,
@@ -54,7 +75,7 @@ pub struct Worker {
 
 impl Worker {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<Worker> {
-        let view = RefCell::new(Rc::new(shared.live.tables()));
+        let view = RefCell::new(View::new(shared.live.tables()));
         Rc::new(Worker {
             index,
             pools: Pools::default(),
@@ -78,10 +99,10 @@ impl Worker {
     }
 
     /// The running configuration. A request takes it once and keeps it to its end.
-    pub fn view(&self) -> Rc<Arc<Tables>> {
+    pub fn view(&self) -> View {
         let current = self.shared.live.version();
         if self.view.borrow().version != current {
-            let fresh = Rc::new(self.shared.live.tables());
+            let fresh = View::new(self.shared.live.tables());
             self.view.replace(fresh);
         }
         self.view.borrow().clone()

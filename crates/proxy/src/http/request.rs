@@ -148,7 +148,7 @@ impl<'v> Request<'v> {
         &self,
         forward: &Forward,
         _head: &RequestHead,
-    ) -> Result<&'v Arc<Cluster>, Reply> {
+    ) -> Result<&'v Arc<Cluster>, Box<Reply>> {
         self.cluster_name
             .as_ref()
             .and_then(|name| self.view.clusters.get(name))

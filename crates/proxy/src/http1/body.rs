@@ -64,6 +64,13 @@ const SIZE: State = State::Size {
     value: 0,
 };
 
+/// Of a message without a body.
+impl Default for Decoder {
+    fn default() -> Decoder {
+        Decoder::new(Framing::None, Limits::default())
+    }
+}
+
 impl Decoder {
     pub fn new(framing: Framing, limits: Limits) -> Decoder {
         Decoder {

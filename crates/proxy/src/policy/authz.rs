@@ -12,7 +12,7 @@ pub fn enforce(
     judge: &Judge,
     request: &Request<'_>,
     head: &RequestHead,
-) -> Result<(), Reply> {
+) -> Result<(), Box<Reply>> {
     let judge = match request.authz_override(filter) {
         None => judge,
         Some(Some(instead)) => instead,

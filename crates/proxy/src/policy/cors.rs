@@ -11,7 +11,7 @@ use crate::message::{Method, RequestHead, ResponseHead};
 use crate::reply::Reply;
 
 /// Answers a preflight from an allowed origin; everything else goes on.
-pub fn answer(request: &mut Request<'_>, head: &RequestHead) -> Result<(), Reply> {
+pub fn answer(request: &mut Request<'_>, head: &RequestHead) -> Result<(), Box<Reply>> {
     let Some(cors) = request.cors() else {
         return Ok(());
     };

@@ -38,7 +38,7 @@ pub async fn inject(
     fault: &Arc<Fault>,
     request: &mut Request<'_>,
     head: &RequestHead,
-) -> Result<(), Reply> {
+) -> Result<(), Box<Reply>> {
     let instead = request.fault_override();
     let fault = instead.as_ref().unwrap_or(fault);
     let meant = fault.headers.iter().all(|header| header.matches(head))
@@ -73,7 +73,7 @@ fn duration(delay: Delay, head: &RequestHead) -> Option<Duration> {
     }
 }
 
-fn answer(abort: Abort, head: &RequestHead, request: &Request<'_>) -> Result<(), Reply> {
+fn answer(abort: Abort, head: &RequestHead, request: &Request<'_>) -> Result<(), Box<Reply>> {
     use ripstop_model::request::RequestView;
     let number = |name: &str| {
         head.header(name)
