@@ -33,6 +33,6 @@ commands! {
     completion => Completion,
     #[command(hide = true)]
     keeper => Keeper,
-    /// Run the data plane: a sidecar
+    /// Run the data plane from an Envoy bootstrap
     proxy => Proxy,
 }

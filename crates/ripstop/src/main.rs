@@ -4,6 +4,8 @@ mod command;
 mod enrollment;
 mod log;
 mod sidecar;
+mod stage;
+mod standalone;
 
 use std::process::ExitCode;
 

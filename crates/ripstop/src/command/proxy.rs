@@ -3,15 +3,9 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use ripstop_model::snapshot::Snapshot;
-use ripstop_proxy::drain::Phase;
-use ripstop_telemetry::Registry;
-use ripstop_wire::bootstrap::Bootstrap;
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::bail;
 
 #[derive(clap::Args)]
 #[command(
@@ -62,71 +56,10 @@ impl Options {
             return Ok(ExitCode::SUCCESS);
         }
         crate::log::start("info")?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("no runtime for the main thread")?;
-        runtime.block_on(self.serve(bootstrap))
+        crate::standalone::serve(
+            bootstrap,
+            self.workers,
+            Duration::from_secs(self.drain_time),
+        )
     }
-
-    async fn serve(self, bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
-        // Before anything listens: a signal that comes early must not kill what has begun to serve.
-        let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        let running = ripstop_proxy::run(ripstop_proxy::Options {
-            workers,
-            snapshot: Arc::new(snapshot(&bootstrap)),
-            demand: None,
-            sidecar: None,
-            node: bootstrap.node.id.as_str().into(),
-            registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
-            spans: None,
-            workload: None,
-            identity: None,
-            drain_time: Duration::from_secs(self.drain_time),
-        })?;
-        if !running.listen_errors.is_empty() {
-            for error in &running.listen_errors {
-                tracing::error!("{error}");
-            }
-            bail!(
-                "{} of the bootstrap's listeners cannot be opened: free their addresses or change them",
-                running.listen_errors.len()
-            );
-        }
-        tracing::info!(workers, listeners = bootstrap.listeners.len(), "serving");
-        tokio::select! {
-            _ = terminate.recv() => {
-                tracing::info!("draining");
-                tokio::select! {
-                    () = running.drain() => {}
-                    _ = interrupt.recv() => {}
-                }
-            }
-            _ = interrupt.recv() => {}
-        }
-        running.shared.drain.advance(Phase::Closing);
-        running.stop();
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// What the bootstrap itself brings.
-fn snapshot(bootstrap: &Bootstrap) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    for listener in &bootstrap.listeners {
-        snapshot
-            .listeners
-            .insert(listener.name.clone(), listener.clone());
-    }
-    for cluster in &bootstrap.clusters {
-        snapshot
-            .clusters
-            .insert(cluster.name.clone(), cluster.clone());
-    }
-    snapshot
 }

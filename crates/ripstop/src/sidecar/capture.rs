@@ -1,7 +1,6 @@
 //! What a sidecar runs before the control plane said anything: listeners for captured connections, and a way out for those
 //! that do not go to the mesh.
 
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,22 +14,17 @@ use ripstop_model::snapshot::listener::{
     ChainMatch, Direction, FilterChain, Inspect, Listener, TcpProxy, Terminal,
 };
 use ripstop_model::snapshot::route::Split;
-use ripstop_model::snapshot::{Fraction, Name, Snapshot};
+use ripstop_model::snapshot::{Fraction, Name};
+
+use crate::stage::Fixed;
 
 /// Istio's name for what leaves the mesh.
 const PASSTHROUGH: &str = "PassthroughCluster";
 
 /// The fixed part of the snapshot, and the sockets of its listeners by name.
 pub(crate) struct Capture {
-    fixed: Fixed,
+    pub(crate) fixed: Fixed,
     pub(crate) adopted: Vec<(Name, OwnedFd)>,
-}
-
-/// What runs whatever is discovered.
-#[derive(Clone, Default)]
-pub(crate) struct Fixed {
-    listeners: BTreeMap<Name, Arc<Listener>>,
-    clusters: BTreeMap<Name, Arc<Cluster>>,
 }
 
 impl Capture {
@@ -57,29 +51,6 @@ impl Capture {
             .clusters
             .insert(PASSTHROUGH.into(), Arc::new(passthrough()));
         Ok(capture)
-    }
-
-    pub(crate) fn fixed(&self) -> Fixed {
-        self.fixed.clone()
-    }
-}
-
-impl Fixed {
-    /// What was discovered, with the fixed part.
-    pub(crate) fn join(&self, discovered: &Snapshot) -> Snapshot {
-        let mut joined = discovered.clone();
-        let listeners = self
-            .listeners
-            .iter()
-            .map(|(name, listener)| (name.clone(), listener.clone()));
-        joined.listeners.extend(listeners);
-        for (name, cluster) in &self.clusters {
-            joined
-                .clusters
-                .entry(name.clone())
-                .or_insert_with(|| cluster.clone());
-        }
-        joined
     }
 }
 

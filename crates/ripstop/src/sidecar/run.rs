@@ -3,21 +3,21 @@
 //! In order: sockets, certificate, configuration, workers, DNS; then the supervisor may start the application, whose
 //! readiness is probed and reported on the discovery stream.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use ripstop_host::sidecar::{Inherited, Supervisor};
 use ripstop_host::supervise::{Order, Report, inherited_document};
-use ripstop_model::discovery::{Key, Kind};
-use ripstop_model::snapshot::Snapshot;
+use ripstop_model::discovery::Kind;
+use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::endpoint::Workload;
 use ripstop_model::spiffe::Spiffe;
+use ripstop_proxy::Running;
 use ripstop_proxy::discovery::Settings;
 use ripstop_proxy::discovery::follow::{self, Follower, Resolver};
-use ripstop_proxy::{Running, Shared};
 use ripstop_telemetry::Registry;
 use ripstop_telemetry::export::Spans;
 use ripstop_wire::node::Node;
@@ -28,6 +28,7 @@ use serde_json::json;
 use super::Config;
 use super::capture::Capture;
 use crate::enrollment::Identity;
+use crate::stage::Stage;
 
 /// What a drain waits for at most.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -48,8 +49,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .await
         .context("the keeper's sockets did not arrive")?;
     let identity = Identity::enroll(spiffe(&config)?, &config.control).await?;
-    let capture = Capture::new(inherited.outbound)?;
-    let (stage, follower) = discover(&config, &identity, &capture);
+    let Capture { fixed, adopted } = Capture::new(inherited.outbound)?;
+    let stage = Stage::new(fixed);
+    let follower = discover(&config, &identity, &stage);
     follower.ready().await;
     let registry = Registry::new(Default::default());
     let spans = spans(&config, &registry)?;
@@ -58,7 +60,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         &config,
         &identity,
         &stage,
-        capture,
+        adopted,
         &follower,
         &registry,
         spans.clone(),
@@ -83,24 +85,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where discovered snapshots go: kept until the workers run, then to them.
-enum Stage {
-    Before(Arc<Snapshot>),
-    Running(Arc<Shared>),
-}
-
-type SharedStage = Arc<Mutex<Stage>>;
-
-fn discover(config: &Config, identity: &Identity, capture: &Capture) -> (SharedStage, Follower) {
-    let hold = config
+fn discover(config: &Config, identity: &Identity, stage: &Stage) -> Follower {
+    let inbound = config
         .inbound
         .iter()
         .map(|inbound| (Kind::Listener, inbound.listener.as_str().into()));
-    let hold: Vec<Key> = hold.chain([(Kind::Ranges, Kind::RANGES.into())]).collect();
-    let fixed = capture.fixed();
-    let stage: SharedStage = Arc::new(Mutex::new(Stage::Before(Arc::new(
-        fixed.join(&Snapshot::default()),
-    ))));
     let options = follow::Options {
         client: Client::new(node(config), Protocol::Delta),
         settings: Settings {
@@ -109,25 +98,14 @@ fn discover(config: &Config, identity: &Identity, capture: &Capture) -> (SharedS
             idle: config.discovery.idle_timeout,
             wildcard: false,
         },
-        hold,
+        hold: inbound
+            .chain([(Kind::Ranges, Kind::RANGES.into())])
+            .collect(),
         channel: identity.channel(),
         bearer: None,
     };
-    let applied = Arc::clone(&stage);
-    let follower = follow::follow(options, move |snapshot| {
-        let joined = Arc::new(fixed.join(&snapshot));
-        match &mut *applied.lock().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Before(waiting) => *waiting = joined,
-            Stage::Running(shared) => apply(shared, joined),
-        }
-    });
-    (stage, follower)
-}
-
-fn apply(shared: &Shared, snapshot: Arc<Snapshot>) {
-    for error in shared.live.apply(snapshot) {
-        tracing::error!(%error, "a listener cannot be opened");
-    }
+    let stage = stage.clone();
+    follow::follow(options, move |snapshot| stage.apply(&snapshot))
 }
 
 #[expect(
@@ -137,41 +115,34 @@ fn apply(shared: &Shared, snapshot: Arc<Snapshot>) {
 fn start(
     config: &Config,
     identity: &Identity,
-    stage: &SharedStage,
-    capture: Capture,
+    stage: &Stage,
+    adopted: Vec<(Name, OwnedFd)>,
     follower: &Follower,
     registry: &Arc<Registry>,
     spans: Option<Spans>,
     sockets: Arc<dyn ripstop_proxy::Sockets>,
 ) -> anyhow::Result<Running> {
-    let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-    let Stage::Before(snapshot) = &*stage else {
-        anyhow::bail!("the workers run already")
-    };
+    let spiffe = spiffe(config)?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let running = ripstop_proxy::run(ripstop_proxy::Options {
+    let running = stage.start(|snapshot| ripstop_proxy::Options {
         workers: config.workers.unwrap_or(cpus.min(2)),
-        snapshot: snapshot.clone(),
+        snapshot,
         demand: Some(Arc::new(follower.clone())),
         sidecar: Some(ripstop_proxy::Sidecar {
-            adopted: capture.adopted,
+            adopted,
             sockets,
             source: Some(config.transport),
         }),
         node: config.node.as_str().into(),
         registry: registry.clone(),
         spans,
-        workload: Some((workload(config), spiffe(config)?)),
+        workload: Some((workload(config), spiffe)),
         identity: Some(ripstop_proxy::Identity {
             certificate: identity.slot.clone(),
             trust: identity.trust.clone(),
         }),
         drain_time: DRAIN,
     })?;
-    for error in &running.listen_errors {
-        tracing::error!(%error, "a listener cannot be opened");
-    }
-    *stage = Stage::Running(running.shared.clone());
     Ok(running)
 }
 

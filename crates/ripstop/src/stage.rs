@@ -1,0 +1,85 @@
+//! A fixed part of the configuration and what is discovered → what the workers run, also before there are workers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ripstop_model::snapshot::{Cluster, Listener, Name, Snapshot};
+use ripstop_proxy::{Options, Running, Shared, StartError};
+
+/// What runs whatever is discovered.
+#[derive(Clone, Default)]
+pub(crate) struct Fixed {
+    pub(crate) listeners: BTreeMap<Name, Arc<Listener>>,
+    pub(crate) clusters: BTreeMap<Name, Arc<Cluster>>,
+}
+
+impl Fixed {
+    /// What was discovered, with the fixed part, which wins.
+    fn join(&self, discovered: &Snapshot) -> Arc<Snapshot> {
+        let mut joined = discovered.clone();
+        joined.listeners.extend(
+            self.listeners
+                .iter()
+                .map(|(name, listener)| (name.clone(), listener.clone())),
+        );
+        joined.clusters.extend(
+            self.clusters
+                .iter()
+                .map(|(name, cluster)| (name.clone(), cluster.clone())),
+        );
+        Arc::new(joined)
+    }
+}
+
+/// Where snapshots go: kept until the workers run, then to them. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    fixed: Fixed,
+    workers: Arc<Mutex<Workers>>,
+}
+
+enum Workers {
+    NotYet(Arc<Snapshot>),
+    Running(Arc<Shared>),
+}
+
+impl Stage {
+    pub(crate) fn new(fixed: Fixed) -> Stage {
+        let first = fixed.join(&Snapshot::default());
+        Stage {
+            fixed,
+            workers: Arc::new(Mutex::new(Workers::NotYet(first))),
+        }
+    }
+
+    /// Runs what was discovered, with the fixed part.
+    pub(crate) fn apply(&self, discovered: &Snapshot) {
+        let joined = self.fixed.join(discovered);
+        match &mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
+            Workers::NotYet(waiting) => *waiting = joined,
+            Workers::Running(shared) => complain(&shared.live.apply(joined)),
+        }
+    }
+
+    /// Starts the workers on what has been applied so far. Once.
+    pub(crate) fn start(
+        &self,
+        options: impl FnOnce(Arc<Snapshot>) -> Options,
+    ) -> Result<Running, StartError> {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = match &*workers {
+            Workers::NotYet(snapshot) => snapshot.clone(),
+            Workers::Running(_) => self.fixed.join(&Snapshot::default()),
+        };
+        let running = ripstop_proxy::run(options(snapshot))?;
+        complain(&running.listen_errors);
+        *workers = Workers::Running(running.shared.clone());
+        Ok(running)
+    }
+}
+
+fn complain(errors: &[ripstop_proxy::live::ListenError]) {
+    for error in errors {
+        tracing::error!(%error, "a listener cannot be opened");
+    }
+}

@@ -1,0 +1,165 @@
+//! `ripstop proxy --bootstrap FILE`: an Envoy v3 bootstrap → a proxy that stands where Envoy would.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use ripstop_model::snapshot::cluster::Discovery;
+use ripstop_model::snapshot::endpoint::Target;
+use ripstop_proxy::discovery::Settings;
+use ripstop_proxy::discovery::follow::{self, Follower};
+use ripstop_proxy::drain::Phase;
+use ripstop_telemetry::Registry;
+use ripstop_wire::bootstrap::{AdsSource, Bootstrap};
+use ripstop_wire::xds::Protocol;
+use ripstop_wire::xds::client::Client;
+use ripstop_wire::xds::stream::channel;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::stage::{Fixed, Stage};
+
+/// Serves until it has drained after SIGTERM, or SIGINT.
+pub(crate) fn serve(
+    bootstrap: Bootstrap,
+    workers: Option<usize>,
+    drain_time: Duration,
+) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime for the main thread")?;
+    runtime.block_on(run(bootstrap, workers, drain_time))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(
+    bootstrap: Bootstrap,
+    workers: Option<usize>,
+    drain_time: Duration,
+) -> anyhow::Result<()> {
+    // Before anything listens: a signal that comes early must not kill what has begun to serve.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
+    let stage = Stage::new(Fixed {
+        listeners: bootstrap
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.clone()))
+            .collect(),
+        clusters: bootstrap
+            .clusters
+            .iter()
+            .map(|cluster| (cluster.name.clone(), cluster.clone()))
+            .collect(),
+    });
+    let _follower = match &bootstrap.ads {
+        Some(source) => Some(discover(&bootstrap, source, &stage)?),
+        None => None,
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let running = stage.start(|snapshot| ripstop_proxy::Options {
+        workers: workers.unwrap_or(cpus),
+        snapshot,
+        demand: None,
+        sidecar: None,
+        node: bootstrap.node.id.as_str().into(),
+        registry: Registry::new(Default::default()),
+        spans: None,
+        workload: None,
+        identity: None,
+        drain_time,
+    })?;
+    let failed = running.listen_errors.len();
+    anyhow::ensure!(
+        failed == 0,
+        "{failed} of the bootstrap's listeners cannot be opened: free their addresses or change them"
+    );
+    tracing::info!(listeners = bootstrap.listeners.len(), "serving");
+    tokio::select! {
+        _ = terminate.recv() => {
+            tracing::info!("draining");
+            tokio::select! {
+                () = running.drain() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ = interrupt.recv() => {}
+    }
+    running.shared.drain.advance(Phase::Closing);
+    running.stop();
+    Ok(())
+}
+
+fn discover(bootstrap: &Bootstrap, source: &AdsSource, stage: &Stage) -> anyhow::Result<Follower> {
+    let address = address(bootstrap, source)?;
+    let authority = if source.authority.is_empty() {
+        &*source.cluster
+    } else {
+        &source.authority
+    };
+    let options = follow::Options {
+        client: Client::new(
+            bootstrap.node.clone(),
+            if source.delta {
+                Protocol::Delta
+            } else {
+                Protocol::Full
+            },
+        ),
+        settings: Settings {
+            wildcard: true,
+            ..Settings::default()
+        },
+        hold: Vec::new(),
+        channel: channel(authority, move || TcpStream::connect(address.clone())),
+        bearer: None,
+    };
+    let stage = stage.clone();
+    Ok(follow::follow(options, move |snapshot| {
+        stage.apply(&snapshot)
+    }))
+}
+
+/// Where the control plane listens: the first endpoint of the static cluster that the bootstrap names.
+fn address(bootstrap: &Bootstrap, source: &AdsSource) -> anyhow::Result<String> {
+    let cluster = bootstrap
+        .clusters
+        .iter()
+        .find(|cluster| cluster.name == source.cluster);
+    let cluster = cluster.with_context(|| {
+        format!(
+            "ads_config names the cluster `{}`, which is not among static_resources.clusters",
+            source.cluster
+        )
+    })?;
+    anyhow::ensure!(
+        cluster.transport.default.is_none() && cluster.transport.matches.is_empty(),
+        "the control plane's cluster `{}` has a transport_socket: TLS to a control plane is not supported from a bootstrap yet",
+        source.cluster
+    );
+    let endpoints = match &cluster.discovery {
+        Discovery::Static(endpoints) => endpoints,
+        Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => &dns.endpoints,
+        Discovery::Eds { .. } | Discovery::OriginalDst { .. } => {
+            anyhow::bail!(
+                "the control plane's cluster `{}` must be STATIC, STRICT_DNS or LOGICAL_DNS",
+                source.cluster
+            )
+        }
+    };
+    let first = endpoints
+        .groups
+        .iter()
+        .flat_map(|group| &group.endpoints)
+        .next();
+    match first.map(|endpoint| &endpoint.address) {
+        Some(Target::Socket(address)) => Ok(SocketAddr::to_string(address)),
+        Some(Target::Name { host, port }) => Ok(format!("{host}:{port}")),
+        Some(Target::Pipe(_)) | None => anyhow::bail!(
+            "the control plane's cluster `{}` has no address to dial",
+            source.cluster
+        ),
+    }
+}
