@@ -180,6 +180,12 @@ impl Roster {
         self.tiers.iter().flatten()
     }
 
+    /// As [`Roster::members`], each with its tier: 0 for the lowest priority number that has members.
+    pub fn by_priority(&self) -> impl Iterator<Item = (u32, &Arc<Member>)> {
+        let tiers = (0u32..).zip(&self.tiers);
+        tiers.flat_map(|(tier, members)| members.iter().map(move |member| (tier, member)))
+    }
+
     /// Takes a member out for this reason, or lets it back in; every worker sees it at its next pick.
     pub fn set_bar(&self, load: &Load, bar: Bar, on: bool) {
         match on {

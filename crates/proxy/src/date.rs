@@ -1,4 +1,4 @@
-//! Seconds since 1970 in → the date format of HTTP out (RFC 9110 section 5.6.7).
+//! Seconds since 1970 in → the date formats of HTTP (RFC 9110 section 5.6.7) and of the internet (RFC 3339) out.
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub fn http_date(seconds: u64) -> String {
@@ -16,6 +16,17 @@ pub fn http_date(seconds: u64) -> String {
         "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
         name(&DAYS, days % 7),
         name(&MONTHS, month - 1),
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+/// `1994-11-06T08:49:37Z`.
+pub fn rfc3339(seconds: u64) -> String {
+    let (year, month, day) = civil(seconds / 86_400);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60
@@ -44,11 +55,12 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::http_date;
+    use super::{http_date, rfc3339};
 
     #[test]
     fn known_dates() {
         assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(rfc3339(784_111_777), "1994-11-06T08:49:37Z");
         assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(http_date(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
         assert_eq!(http_date(1_798_761_599), "Thu, 31 Dec 2026 23:59:59 GMT");

@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod admin;
 pub mod attempt;
 pub mod balance;
 pub mod cluster;
