@@ -2,7 +2,8 @@
 //!
 //! - [`resource`]: a resource ⇄ its message, by [`decode`] and [`encode`]; `decode(encode(x)) == x`
 //! - [`bootstrap`]: an Envoy v3 bootstrap in YAML or JSON
-//! - [`dump`]: `/config_dump`
+//! - [`dump`]: Envoy's `/config_dump`
+//! - [`certificate`], [`sds`], [`health`]: Istio's certificate API, secrets for a stock Envoy, gRPC health checks
 //! - [`xds`]: the ADS protocol, client and server, delta and state-of-the-world, without I/O
 
 #![cfg_attr(
@@ -21,9 +22,11 @@ pub mod decode;
 mod descriptor;
 pub mod dump;
 pub mod encode;
+pub mod health;
 pub mod node;
 mod pb;
 pub mod resource;
+pub mod sds;
 mod text;
 pub mod xds;
 

@@ -156,7 +156,6 @@ mod tests {
             .unwrap(),
             user_agent: "ripstop".into(),
             user_agent_version: "0.1.0".into(),
-            ..Node::default()
         };
         assert_eq!(Node::from_message(node.to_message()), node);
         assert_eq!(node.text("NAMESPACE"), Some("default"));

@@ -138,7 +138,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
             probe: Probe::Http {
                 host: "orders".into(),
                 path: "/healthz".into(),
-                expected: vec![200..204],
+                expected: vec![200..204, 302..303],
             },
         }],
         transport: Transport {

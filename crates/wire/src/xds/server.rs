@@ -316,6 +316,8 @@ impl Subscription {
                     resources.push(now);
                 }
                 (None, Some(Sent::Absent)) => {}
+                // A certificate that is not there yet is on its way; Envoy takes its removal for an error.
+                (None, _) if kind == Kind::Secret => {}
                 (None, _) => {
                     self.sent.insert(name.clone(), Sent::Absent);
                     removed.push(name.clone());
@@ -359,6 +361,9 @@ impl Subscription {
             .iter()
             .map(|r| (r.name.clone(), Sent::Version(r.version.clone())))
             .collect();
+        if kind == Kind::Secret && resources.is_empty() {
+            return None;
+        }
         let owed = std::mem::take(&mut self.owed);
         if sent == self.sent && !owed {
             return None;

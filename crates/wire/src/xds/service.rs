@@ -79,37 +79,55 @@ impl<P: Plane> AggregatedDiscoveryService for Ads<P> {
         &self,
         request: tonic::Request<Streaming<pb::DiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let caller = caller(&request);
-        let inbound = Inbound {
-            stream: request.into_inner(),
-            convert: message::from_full,
-        };
-        Ok(tonic::Response::new(drive(
-            Arc::clone(&self.plane),
-            caller,
-            Protocol::Full,
-            inbound,
-            message::to_full_response,
-        )))
+        Ok(tonic::Response::new(serve_full(&self.plane, request)))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: tonic::Request<Streaming<pb::DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = caller(&request);
-        let inbound = Inbound {
-            stream: request.into_inner(),
-            convert: message::from_delta,
-        };
-        Ok(tonic::Response::new(drive(
-            Arc::clone(&self.plane),
-            caller,
-            Protocol::Delta,
-            inbound,
-            message::to_delta_response,
-        )))
+        Ok(tonic::Response::new(serve_delta(&self.plane, request)))
     }
+}
+
+/// Serves one state-of-the-world stream, of ADS or of a single type.
+pub(crate) fn serve_full<P: Plane>(
+    plane: &Arc<P>,
+    request: tonic::Request<Streaming<pb::DiscoveryRequest>>,
+) -> ReceiverStream<Result<pb::DiscoveryResponse, Status>> {
+    let caller = caller(&request);
+    let inbound = Inbound {
+        stream: request.into_inner(),
+        convert: message::from_full,
+    };
+    let plane = Arc::clone(plane);
+    drive(
+        plane,
+        caller,
+        Protocol::Full,
+        inbound,
+        message::to_full_response,
+    )
+}
+
+/// Serves one delta stream.
+pub(crate) fn serve_delta<P: Plane>(
+    plane: &Arc<P>,
+    request: tonic::Request<Streaming<pb::DeltaDiscoveryRequest>>,
+) -> ReceiverStream<Result<pb::DeltaDiscoveryResponse, Status>> {
+    let caller = caller(&request);
+    let inbound = Inbound {
+        stream: request.into_inner(),
+        convert: message::from_delta,
+    };
+    let plane = Arc::clone(plane);
+    drive(
+        plane,
+        caller,
+        Protocol::Delta,
+        inbound,
+        message::to_delta_response,
+    )
 }
 
 /// Reads who calls from the transport and the `authorization` header.
