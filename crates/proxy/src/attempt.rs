@@ -13,7 +13,7 @@ use ripstop_model::snapshot::route::{Forward, HostRewrite};
 use tokio::time::Instant;
 
 use crate::balance::{Member, Picked};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Permit};
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Downstream, Part, Upstream};
 use crate::headers::Headers;
@@ -42,7 +42,7 @@ pub enum Outcome {
 /// How a request is tried: its limits, its attempts so far, what of its body can be sent again.
 pub struct Plan<'v> {
     pub forward: &'v Forward,
-    pub cluster: Arc<Cluster>,
+    pub cluster: &'v Arc<Cluster>,
     pub attempts: Attempts<'v>,
     limits: Limits,
     body: Replay,
@@ -54,9 +54,13 @@ pub struct Plan<'v> {
     /// The whole exchange ends here, whatever moves.
     pub stream_deadline: Option<Instant>,
     deadline: Option<Instant>,
+    /// The request's last byte must have come.
+    arrival_deadline: Option<Instant>,
     pub idle: Option<Duration>,
     alternative_on_timeout: bool,
     exhausted: bool,
+    /// Counts the running attempt among the cluster's retries.
+    retrying: Option<Permit<'v>>,
     original_host: Option<String>,
 }
 
@@ -91,9 +95,9 @@ impl Replay {
 
 impl<'v> Plan<'v> {
     pub fn new(
-        request: &Request<'v>,
+        request: &mut Request<'v>,
         forward: &'v Forward,
-        cluster: Arc<Cluster>,
+        cluster: &'v Arc<Cluster>,
         head: &RequestHead,
     ) -> Plan<'v> {
         let honour = request.honours_headers();
@@ -114,7 +118,9 @@ impl<'v> Plan<'v> {
             true => None,
             false => {
                 let source = Some(request.sender.remote);
-                hash::key(&forward.hash, head, source, request.worker().random()).hash
+                let key = hash::key(&forward.hash, head, source, request.worker().random());
+                request.cookie = key.cookie;
+                key.hash
             }
         };
         Plan {
@@ -132,6 +138,7 @@ impl<'v> Plan<'v> {
             sent: start,
             stream_deadline: limits.stream.map(|limit| start + limit),
             deadline: None,
+            arrival_deadline: timeouts.request.map(|limit| start + limit),
             idle: forward.idle_timeout.unwrap_or(timeouts.stream_idle),
             alternative_on_timeout: honour
                 && head
@@ -139,6 +146,7 @@ impl<'v> Plan<'v> {
                     .first_named("x-envoy-upstream-rq-timeout-alt-response")
                     .is_some(),
             exhausted: false,
+            retrying: None,
             original_host: None,
         }
     }
@@ -177,7 +185,7 @@ impl<'v> Plan<'v> {
         let consistent = self.hash.is_some();
         let avoid = self.attempts.avoids_previous_hosts() && !consistent;
         let tried = if avoid { self.tried.as_slice() } else { &[] };
-        let picked = request.worker().pick(&self.cluster, self.hash, tried);
+        let picked = request.worker().pick(self.cluster, self.hash, tried);
         let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
         if avoid && self.attempts.may_retry() {
             self.tried.push(picked.member.clone());
@@ -186,11 +194,16 @@ impl<'v> Plan<'v> {
     }
 
     /// The attempt is over: the balancer learns how it went.
-    fn release(&mut self, request: &Request<'_>) {
+    pub fn release(&mut self, request: &Request<'_>) {
         if let Some(picked) = self.picked.take() {
             let latency = self.sent.elapsed();
-            request.worker().done(&self.cluster, picked, latency);
+            request.worker().done(self.cluster, picked, latency);
         }
+    }
+
+    /// The whole request body, if it was read and kept.
+    pub fn whole_body(&self) -> Option<&[u8]> {
+        (self.body.complete && !self.body.overflown).then_some(&self.body.bytes)
     }
 
     /// The answer when all attempts failed.
@@ -233,9 +246,13 @@ pub async fn run<D: Downstream>(
                 true => Some(IMPLICIT_BUDGET),
                 false => None,
             };
-            if !free && !breaker.may_retry(budget) {
-                request.flag(Flag::UpstreamOverflow);
-                return settle(tried);
+            plan.retrying = None;
+            if !free {
+                plan.retrying = breaker.retry(budget);
+                if plan.retrying.is_none() {
+                    request.flag(Flag::UpstreamOverflow);
+                    return settle(tried);
+                }
             }
             drop(tried);
             plan.release(request);
@@ -294,7 +311,7 @@ async fn one<D: Downstream>(
     let strict = !down.request().method().is_idempotent();
     let opening = pool::acquire(
         request.connection,
-        &plan.cluster,
+        plan.cluster,
         plan.forward.priority,
         &member,
         strict,
@@ -388,13 +405,21 @@ async fn head<D: Downstream>(
             return Poll::Ready(Err(error));
         }
         let idle = plan.idle.map(|idle| last + idle);
+        let arrival = match plan.body.complete {
+            true => None,
+            false => plan.arrival_deadline,
+        };
         timer.set(earliest([
             per_try,
             plan.deadline,
             plan.stream_deadline,
             idle,
+            arrival,
         ]));
         std::task::ready!(timer.poll_expired(cx));
+        if arrival.is_some_and(|end| end <= Instant::now()) {
+            return Poll::Ready(Err(Error::terminal(Reason::RequestTimeout)));
+        }
         Poll::Ready(Err(timed_out(plan, per_try)))
     })
     .await
@@ -513,101 +538,5 @@ pub async fn wait<D: Downstream>(
     match limit.is_some_and(|limit| limit <= Instant::now()) {
         false => Ok(()),
         true => Err(plan.reply(request, &timed_out(plan, None))),
-    }
-}
-
-/// Sends copies of the request where the route wants them; nobody waits for their answers.
-pub fn mirror(request: &Request<'_>, forward: &Forward, plan: &Plan<'_>, head: &RequestHead) {
-    if forward.mirrors.is_empty() || !plan.body.complete || plan.body.overflown {
-        return;
-    }
-    for mirror in &forward.mirrors {
-        if !mirror.fraction.holds(request.worker().random()) {
-            continue;
-        }
-        let Some(cluster) = request.view.clusters.get(&mirror.cluster) else {
-            continue;
-        };
-        let mut copy = head.clone();
-        if mirror.shadow_suffix {
-            copy.set_authority(&shadow_of(head.authority_sent()));
-        }
-        let shadow = Shadow {
-            connection: request.connection.clone(),
-            cluster: cluster.clone(),
-            priority: forward.priority,
-            head: copy,
-            body: plan.body.bytes.clone(),
-        };
-        tokio::task::spawn_local(shadow.send());
-    }
-}
-
-/// `host-shadow`, before the port (Envoy's shadow writer).
-fn shadow_of(authority: &str) -> String {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            format!("{host}-shadow:{port}")
-        }
-        _ => format!("{authority}-shadow"),
-    }
-}
-
-/// How long a mirrored request may take.
-const SHADOW: Duration = Duration::from_secs(15);
-
-struct Shadow {
-    connection: std::rc::Rc<crate::connection::Connection>,
-    cluster: Arc<Cluster>,
-    priority: ripstop_model::snapshot::route::Priority,
-    head: RequestHead,
-    body: Vec<u8>,
-}
-
-impl Shadow {
-    async fn send(self) {
-        // Nobody is told how it went: a mirror never affects the request it copies.
-        let _ = tokio::time::timeout(SHADOW, self.exchange()).await;
-    }
-
-    async fn exchange(self) -> Result<(), Error> {
-        let worker = self.connection.worker.clone();
-        let Some(picked) = worker.pick(&self.cluster, None, &[]) else {
-            return Ok(());
-        };
-        let mut up = pool::acquire(
-            &self.connection,
-            &self.cluster,
-            self.priority,
-            &picked.member,
-            true,
-        )
-        .await?;
-        let framing = match self.body.len() {
-            0 => Framing::None,
-            length => Framing::Length(length as u64),
-        };
-        up.send(&self.head, framing, None);
-        up.push(Part::Data(&self.body))?;
-        up.push(Part::End)?;
-        let mut response = ResponseHead::default();
-        let mut answered = false;
-        let mut ended = false;
-        poll_fn(|cx| {
-            if let Poll::Ready(Err(error)) = up.poll_flush(cx) {
-                return Poll::Ready(Err(error));
-            }
-            while !answered {
-                answered = !std::task::ready!(up.poll_response(cx, &mut response))?.interim;
-                ended = response.status == 204;
-            }
-            while !ended {
-                std::task::ready!(up.poll_receive(cx, &mut |part| ended |= part.is_end()))?;
-            }
-            Poll::Ready(Ok(()))
-        })
-        .await?;
-        up.finish();
-        Ok(())
     }
 }

@@ -91,11 +91,6 @@ impl Breaker {
         enter(&self.retries, limit)
     }
 
-    /// Whether a retry would be let in now.
-    pub fn may_retry(&self, budget: Option<RetryBudget>) -> bool {
-        self.retry(budget).is_some()
-    }
-
     pub fn active_requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
     }

@@ -24,6 +24,7 @@ use crate::worker::{Registration, Worker};
 pub struct Connection {
     /// Counts the process's connections.
     pub id: u64,
+    pub opened: tokio::time::Instant,
     pub worker: Rc<Worker>,
     pub listener: Name,
     pub chain: RefCell<Arc<Chain>>,
@@ -221,6 +222,7 @@ async fn open(
     };
     let connection = Rc::new(Connection {
         id: worker.shared.counters.accepted(),
+        opened: tokio::time::Instant::now(),
         listener: listener.config.name.clone(),
         version: Cell::new(worker.view().version),
         direction: listener.config.direction,

@@ -277,13 +277,16 @@ impl Intake {
     fn admit(&mut self, connection: &Connection, proxy: &Proxy) -> Result<(), Reason> {
         let rules = Rules {
             scheme: connection.scheme(),
-            connect: proxy.may_upgrade("connect"),
-            websocket: proxy.may_upgrade("websocket"),
+            connect: proxy.may_upgrade(Upgrade::Connect),
+            websocket: proxy.may_upgrade(Upgrade::WebSocket),
         };
         self.admitted = http1::admit(&mut self.head, &rules).map_err(|error| error.reason())?;
         self.decoder = Decoder::new(self.admitted.framing, self.limits);
         let most = proxy.config.limits.max_requests_per_connection;
+        let age = connection.opened.elapsed();
+        let limit = proxy.config.timeouts.max_connection_duration;
         self.keep_alive = self.admitted.keep_alive
+            && limit.is_none_or(|limit| age < limit)
             && (most == 0 || self.served + 1 < most)
             && !connection.is_draining();
         Ok(())
@@ -439,7 +442,9 @@ impl Downstream for Http1 {
 
     fn respond(&mut self, head: &ResponseHead, framing: Framing) {
         let (framing, must_close) = downstream_framing(framing, self.intake.head.version);
-        self.intake.keep_alive &= !must_close && !self.connection.is_draining();
+        // A request that is still coming in when its response begins may never end.
+        self.intake.keep_alive &=
+            !must_close && self.intake.decoder.is_done() && !self.connection.is_draining();
         let bodiless =
             self.intake.head.method() == Method::Head || matches!(head.status, 204 | 304);
         let connection = self.close_or_keep();

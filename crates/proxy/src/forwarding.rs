@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use ripstop_model::snapshot::http::{HttpProxy, Underscores, Xfcc};
+use ripstop_model::snapshot::http::{HttpProxy, StripPort, Underscores, Xfcc};
 
 use crate::connection::Connection;
 use crate::headers::Known;
@@ -71,6 +71,32 @@ pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead)
         head.headers.append(Known::Via, via);
     }
     sender
+}
+
+/// The authority as the listener wants it: without a port that only repeats the listener's, and a name for the HTTP/1.0
+/// client that gave none.
+pub fn settle_authority(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) {
+    if head.authority().is_empty()
+        && let Some(host) = &proxy.http1.default_host
+    {
+        head.set_authority(host);
+    }
+    if proxy.strip_port == StripPort::No {
+        return;
+    }
+    let Some((host, port)) = head.authority_sent().rsplit_once(':') else {
+        return;
+    };
+    let port: Option<u16> = port.parse().ok();
+    let strip = match proxy.strip_port {
+        StripPort::No => false,
+        StripPort::Matching => port == Some(connection.local.port()),
+        StripPort::Any => port.is_some(),
+    };
+    if strip {
+        let host = host.to_owned();
+        head.set_authority(&host);
+    }
 }
 
 /// Finds the client's address; appends the peer's to `x-forwarded-for` at the edge.

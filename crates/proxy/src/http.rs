@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ripstop_model::reason::{Flags, Reason};
 use ripstop_model::snapshot::http::{HttpFilter, HttpProxy, RouteSource, Router, ServerHeader};
-use ripstop_model::snapshot::route::Action;
+use ripstop_model::snapshot::route::{Action, Forward, RouteConfig};
 use tokio::time::Instant;
 
 use crate::attempt::{self, Outcome};
@@ -13,9 +13,11 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Downstream, Upstream};
 use crate::headers::Known;
+use crate::http1::Upgrade;
 use crate::live::Tables;
 use crate::logs::{Filtered, Logs};
 use crate::message::ResponseHead;
+use crate::mirror;
 use crate::policy::{self, Stage};
 use crate::relay;
 use crate::reply::Reply;
@@ -35,6 +37,8 @@ pub struct Proxy {
     /// `None`: by name, from the tables.
     inline: Option<Arc<route::Table>>,
     pub logs: Vec<Filtered>,
+    /// Routes may have upgrade lists of their own.
+    routes_upgrade: bool,
 }
 
 impl Proxy {
@@ -45,6 +49,11 @@ impl Proxy {
         });
         Proxy {
             logs: logs.open(&config.access_logs),
+            routes_upgrade: match &config.routes {
+                RouteSource::Inline(routes) => has_upgrades(routes),
+                // Not known here: asking is allowed, the route decides.
+                RouteSource::Named(_) => true,
+            },
             stages: config.filters.iter().filter_map(Stage::new).collect(),
             router: router.unwrap_or_default(),
             inline: match &config.routes {
@@ -63,10 +72,38 @@ impl Proxy {
         }
     }
 
-    /// Whether an upgrade may be asked for at all; the route has the last word.
-    pub fn may_upgrade(&self, token: &str) -> bool {
-        self.config.upgrades.iter().any(|allowed| allowed == token)
+    /// Whether some route may allow an upgrade.
+    pub fn may_upgrade(&self, upgrade: Upgrade) -> bool {
+        self.config
+            .upgrades
+            .iter()
+            .any(|token| token == name_of(upgrade))
+            || self.routes_upgrade
     }
+
+    /// Whether this route does.
+    pub fn allows(&self, upgrade: Upgrade, forward: &Forward) -> bool {
+        let name = name_of(upgrade);
+        let own = forward.upgrades.iter().find(|(token, _)| token == name);
+        match own {
+            Some((_, enabled)) => *enabled,
+            None => self.config.upgrades.iter().any(|token| token == name),
+        }
+    }
+}
+
+fn name_of(upgrade: Upgrade) -> &'static str {
+    match upgrade {
+        Upgrade::WebSocket => "websocket",
+        Upgrade::Connect => "connect",
+    }
+}
+
+/// Whether a table has routes with an upgrade list of their own.
+fn has_upgrades(routes: &RouteConfig) -> bool {
+    routes.hosts.iter().flat_map(|host| &host.routes).any(
+        |route| matches!(&route.action, Action::Forward(forward) if !forward.upgrades.is_empty()),
+    )
 }
 
 /// Serves one request whose head has arrived, up to the last byte of its response.
@@ -120,9 +157,14 @@ async fn exchange<D: Downstream>(
         }
         Action::None => return Err(Reply::new(Reason::RouteNotFound)),
     };
+    if let Some(upgrade) = down.admitted().upgrade
+        && !request.proxy.allows(upgrade, forward)
+    {
+        return Err(Reply::new(Reason::UpgradeNotAllowed).decided_by(request.resource()));
+    }
     // From here on it is the upstream's: its limits, its edits, its attempts.
     let cluster = request.cluster(forward, down.request())?;
-    let mut plan = attempt::Plan::new(request, forward, cluster.clone(), down.request());
+    let mut plan = attempt::Plan::new(request, forward, cluster, down.request());
     request.edit_request(down.request_mut());
     route::rewrite(
         forward,
@@ -139,7 +181,7 @@ async fn exchange<D: Downstream>(
             Outcome::Failed(error) => return Err(plan.reply(request, &error)),
         }
     };
-    attempt::mirror(request, forward, &plan, down.request());
+    mirror::send(request, forward, &plan, down.request());
     // The response: what routes and policies add to it, then its body, both ways at once.
     request.edit_response(down.request(), response, plan.started());
     request.responded = true;
@@ -150,6 +192,7 @@ async fn exchange<D: Downstream>(
     relay::run(request, &mut plan, down, &mut up, timer, accepted)
         .await
         .map_err(|error| Reply::of_error(&error))?;
+    plan.release(request);
     up.finish();
     Ok(())
 }

@@ -35,6 +35,7 @@ pub mod listener;
 pub mod live;
 pub mod logs;
 pub mod message;
+pub mod mirror;
 pub mod policy;
 pub mod pool;
 pub mod readiness;

@@ -70,6 +70,10 @@ pub struct Pools {
     clusters: RefCell<HashMap<u64, Pool>>,
 }
 
+#[expect(
+    clippy::vec_box,
+    reason = "the box is what is taken and put back: moving the pointer instead of the whole"
+)]
 struct Pool {
     cluster: Arc<Cluster>,
     idle: HashMap<Key, Vec<Box<Http1>>>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ripstop_model::authz::{Caller, Judge};
+use ripstop_model::hash::NewCookie;
 use ripstop_model::reason::{Flag, Reason};
 use ripstop_model::request::RequestView;
 use ripstop_model::route::Selected;
@@ -62,6 +63,8 @@ pub struct Request<'v> {
     /// From the trailers of a gRPC response.
     pub grpc_status: Option<u32>,
     pub span: Option<SpanContext>,
+    /// Set on the response: the client is to keep its place in a consistent hash.
+    pub cookie: Option<NewCookie>,
 }
 
 impl<'v> Request<'v> {
@@ -96,6 +99,7 @@ impl<'v> Request<'v> {
             peer: None,
             grpc_status: None,
             span: None,
+            cookie: None,
         }
     }
 
@@ -118,6 +122,7 @@ impl<'v> Request<'v> {
 
     /// Writes the forwarding headers, the request id and the trace context.
     pub fn enter(&mut self, head: &mut RequestHead) {
+        forwarding::settle_authority(self.connection, self.config(), head);
         self.sender = forwarding::enter(self.connection, self.config(), head);
         self.span = trace::enter(self.connection, self.config(), head);
     }
@@ -257,6 +262,11 @@ impl<'v> Request<'v> {
                 itoa::Buffer::new().format(self.attempts),
             );
         }
+        if let Some(cookie) = &self.cookie {
+            response
+                .headers
+                .append(headers::Known::SetCookie, set_cookie(cookie));
+        }
         self.edit_levels(head, response);
         if let (Some(cors), Some(origin)) = (self.cors(), &self.origin) {
             cors::mark(cors, origin, response);
@@ -383,4 +393,23 @@ impl<'v> Request<'v> {
     pub fn record(&self, head: &RequestHead, response: &ResponseHead) {
         super::record::finish(self, head, response);
     }
+}
+
+/// `name="value"; Max-Age=…; Path=…; HttpOnly`, as Envoy writes it.
+fn set_cookie(cookie: &NewCookie) -> String {
+    let mut text = format!("{}=\"{}\"", cookie.name, cookie.value);
+    if !cookie.ttl.is_zero() {
+        text.push_str(&format!("; Max-Age={}", cookie.ttl.as_secs()));
+    }
+    if !cookie.path.is_empty() {
+        text.push_str(&format!("; Path={}", cookie.path));
+    }
+    for (name, value) in &cookie.attributes {
+        match value.is_empty() {
+            true => text.push_str(&format!("; {name}")),
+            false => text.push_str(&format!("; {name}={value}")),
+        }
+    }
+    text.push_str("; HttpOnly");
+    text
 }
