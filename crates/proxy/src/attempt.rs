@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use ripstop_model::hash;
 use ripstop_model::reason::{Flag, Reason};
+use ripstop_model::request::RequestView;
+use ripstop_model::snapshot::cluster::Discovery;
 use ripstop_model::snapshot::listener::Direction;
 use ripstop_model::snapshot::route::{Forward, HostRewrite};
 use tokio::time::Instant;
@@ -20,6 +23,7 @@ use crate::headers::Headers;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing};
 use crate::message::{RequestHead, ResponseHead};
+use crate::peer;
 use crate::pool;
 use crate::relay::BACKLOG;
 use crate::reply::Reply;
@@ -48,6 +52,8 @@ pub struct Plan<'v> {
     body: Replay,
     tried: Vec<Arc<Member>>,
     hash: Option<u64>,
+    /// Named by header (`x-envoy-original-dst-host`), for clusters that listen to it.
+    destination: Option<SocketAddr>,
     /// The member of the running attempt.
     picked: Option<Picked>,
     sent: Instant,
@@ -114,6 +120,15 @@ impl<'v> Plan<'v> {
             attempts.per_try_timeout = None;
         }
         let start = request.moments.start;
+        let destination = match &cluster.config.discovery {
+            Discovery::OriginalDst {
+                use_http_header: true,
+                ..
+            } => head
+                .header("x-envoy-original-dst-host")
+                .and_then(|address| address.parse().ok()),
+            _ => None,
+        };
         let hash = match forward.hash.is_empty() {
             true => None,
             false => {
@@ -134,6 +149,7 @@ impl<'v> Plan<'v> {
             limits,
             tried: Vec::new(),
             hash,
+            destination,
             picked: None,
             sent: start,
             stream_deadline: limits.stream.map(|limit| start + limit),
@@ -185,7 +201,10 @@ impl<'v> Plan<'v> {
         let consistent = self.hash.is_some();
         let avoid = self.attempts.avoids_previous_hosts() && !consistent;
         let tried = if avoid { self.tried.as_slice() } else { &[] };
-        let picked = request.worker().pick(self.cluster, self.hash, tried);
+        let destination = self.destination.unwrap_or(request.connection.destination);
+        let picked = request
+            .worker()
+            .choose(self.cluster, self.hash, tried, destination);
         let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
         if avoid && self.attempts.may_retry() {
             self.tried.push(picked.member.clone());
@@ -455,6 +474,7 @@ fn prepare(
 ) {
     let mut digits = itoa::Buffer::new();
     let attempt = plan.attempts.made();
+    peer::introduce(request.worker(), plan.cluster, member, head);
     if matches!(plan.forward.host_rewrite, HostRewrite::Auto)
         && let Some(name) = &member.endpoint.hostname
     {

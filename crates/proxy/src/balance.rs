@@ -13,14 +13,15 @@ mod random;
 mod ring_hash;
 mod round_robin;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::cluster::LbPolicy;
-use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Locality, Target};
+use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Health, Locality, Target};
 
 /// A source of uniformly random numbers.
 pub type Draw<'a> = &'a mut dyn FnMut() -> u64;
@@ -211,6 +212,32 @@ pub struct Picked {
     pub member: Arc<Member>,
     /// Picked although perhaps unhealthy, because too few were healthy.
     pub panic: bool,
+}
+
+impl Picked {
+    /// A member that needed no choice: the address a client asked for.
+    pub fn alone(address: SocketAddr) -> Picked {
+        let target = Target::Socket(address);
+        let member = Member {
+            key: key(&target),
+            endpoint: Endpoint {
+                address: target,
+                weight: 1,
+                health: Health::Unknown,
+                hostname: None,
+                transport: BTreeMap::new(),
+                labels: BTreeMap::new(),
+                workload: None,
+            },
+            locality: Arc::default(),
+            load: Arc::default(),
+        };
+        member.load.active.fetch_add(1, Ordering::Relaxed);
+        Picked {
+            member: Arc::new(member),
+            panic: false,
+        }
+    }
 }
 
 impl Drop for Picked {

@@ -36,6 +36,7 @@ pub mod live;
 pub mod logs;
 pub mod message;
 pub mod mirror;
+pub mod peer;
 pub mod policy;
 pub mod pool;
 pub mod readiness;
@@ -147,6 +148,8 @@ pub struct Shared {
     pub spans: Option<ripstop_telemetry::export::Spans>,
     /// What telemetry says of this proxy's own workload.
     pub workload: Option<Arc<Known<record::Workload>>>,
+    /// What it tells its peers in the mesh ([`peer::HEADER`]).
+    pub introduction: Option<Arc<str>>,
     pub trust_domain: Arc<str>,
     pub identity: Option<Identity>,
     source: Option<Ipv4Addr>,
@@ -281,6 +284,10 @@ pub fn run(options: Options) -> Result<Running, StartError> {
             .workload
             .as_ref()
             .map(|(workload, id)| Arc::new(labels::workload(workload, &id.to_string()))),
+        introduction: options
+            .workload
+            .as_ref()
+            .map(|(workload, _)| peer::introduction(workload).into()),
         identity: options.identity,
         source,
         start: std::time::Instant::now(),

@@ -77,7 +77,8 @@ impl Shadow {
 
     async fn exchange(self) -> Result<(), Error> {
         let worker = self.connection.worker.clone();
-        let Some(picked) = worker.pick(&self.cluster, None, &[]) else {
+        let Some(picked) = worker.choose(&self.cluster, None, &[], self.connection.destination)
+        else {
             return Ok(());
         };
         let mut up = pool::acquire(

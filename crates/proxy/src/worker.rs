@@ -7,12 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use ripstop_model::snapshot::cluster::Discovery;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -185,7 +187,25 @@ impl Worker {
         z ^ (z >> 31)
     }
 
-    /// A member for the next attempt; `tried` are avoided while there is another.
+    /// A member for the next attempt: where the client wanted to go, if the cluster passes connections on, else by the
+    /// cluster's policy.
+    pub fn choose(
+        &self,
+        cluster: &Cluster,
+        hash: Option<u64>,
+        tried: &[Arc<Member>],
+        destination: SocketAddr,
+    ) -> Option<Picked> {
+        match &cluster.config.discovery {
+            Discovery::OriginalDst { port_override, .. } => {
+                let port = port_override.unwrap_or(destination.port());
+                Some(Picked::alone(SocketAddr::new(destination.ip(), port)))
+            }
+            _ => self.pick(cluster, hash, tried),
+        }
+    }
+
+    /// A member by the cluster's policy; `tried` are avoided while there is another.
     pub fn pick(
         &self,
         cluster: &Cluster,

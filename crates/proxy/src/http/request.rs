@@ -25,8 +25,10 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::forwarding::{self, Sender};
 use crate::headers;
+use crate::labels;
 use crate::live::Tables;
 use crate::message::{RequestHead, ResponseHead};
+use crate::peer;
 use crate::policy::headers::Operator;
 use crate::policy::{Stage, authz, cors};
 use crate::reply::Reply;
@@ -202,8 +204,13 @@ impl<'v> Request<'v> {
 
     /// Peer metadata belongs to the mesh: an application never sees it.
     pub fn read_peer(&mut self, head: &mut RequestHead) {
-        head.headers.remove_named("x-envoy-peer-metadata");
-        head.headers.remove_named("x-envoy-peer-metadata-id");
+        let introduced = peer::take(head);
+        let Some(principals) = self.connection.caller.principals.as_deref() else {
+            return;
+        };
+        let principal = principals.first().map_or("", String::as_str);
+        let workload = introduced.unwrap_or_default();
+        self.peer = Some(Arc::new(labels::workload(&workload, principal)));
     }
 
     pub fn flag(&mut self, flag: Flag) {
