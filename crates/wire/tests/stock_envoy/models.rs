@@ -1,11 +1,9 @@
-//! What `encode` writes is what a real Envoy accepts: `--mode validate` on one of everything.
+//! One of everything that `compile` may emit, with values that make sense.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_model::defaults::envoy as defaults;
-use ripstop_model::discovery::Resource as Discovered;
 use ripstop_model::snapshot::authz::{self, AuthzFilter, Policy, Rule};
 use ripstop_model::snapshot::cluster::*;
 use ripstop_model::snapshot::endpoint::*;
@@ -18,7 +16,6 @@ use ripstop_model::snapshot::retry::{Backoff, RetryOn, RetryPolicy, RetryScope};
 use ripstop_model::snapshot::route::*;
 use ripstop_model::snapshot::tls::*;
 use ripstop_model::snapshot::{Fraction, Resource};
-use ripstop_wire::dump;
 
 fn resource() -> Option<Resource> {
     Some(Resource {
@@ -29,7 +26,7 @@ fn resource() -> Option<Resource> {
     })
 }
 
-fn endpoints(name: &str) -> Arc<Endpoints> {
+pub(super) fn endpoints(name: &str) -> Arc<Endpoints> {
     Arc::new(Endpoints {
         name: name.into(),
         groups: vec![Group {
@@ -187,7 +184,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
 }
 
 /// Every discovery, balancer, protocol and way of verifying a server.
-fn clusters() -> Vec<Cluster> {
+pub(super) fn clusters() -> Vec<Cluster> {
     let eds = |name: &str| Discovery::Eds {
         service_name: name.into(),
     };
@@ -432,7 +429,7 @@ fn forward(to: Split) -> Forward {
     }
 }
 
-fn routes() -> RouteConfig {
+pub(super) fn routes() -> RouteConfig {
     let share = |cluster: &str, weight| Share {
         cluster: cluster.into(),
         weight,
@@ -675,7 +672,7 @@ fn listener(name: &str, port: u16, chains: Vec<FilterChain>) -> Listener {
 }
 
 /// An inbound listener in PERMISSIVE (xDS surface D5), an outbound one over RDS, a virtual one.
-fn listeners() -> Vec<Listener> {
+pub(super) fn listeners() -> Vec<Listener> {
     let http = |routes| Terminal::Http(Arc::new(self::http(routes)));
     let mtls = FilterChain {
         matches: ChainMatch {
@@ -731,65 +728,4 @@ fn listeners() -> Vec<Listener> {
             ..listener("virtual_outbound", 18_001, Vec::new())
         },
     ]
-}
-
-fn bootstrap() -> serde_json::Value {
-    let json = |resource| {
-        let mut value = dump::json(&resource).unwrap();
-        value.as_object_mut().unwrap().remove("@type");
-        value
-    };
-    let grpc = |name: &str| {
-        serde_json::json!({
-            "name": name, "connect_timeout": "1s",
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": {"http2_protocol_options": {}},
-                },
-            },
-            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint":
-                {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}}}]}]},
-        })
-    };
-    let mut all = vec![grpc("sds-grpc"), grpc("xds-grpc")];
-    all.extend(
-        clusters()
-            .into_iter()
-            .map(|c| json(Discovered::Cluster(Arc::new(c)))),
-    );
-    let listeners: Vec<_> = listeners()
-        .into_iter()
-        .map(|l| json(Discovered::Listener(Arc::new(l))))
-        .collect();
-    serde_json::json!({
-        "node": {"id": "test", "cluster": "test"},
-        "static_resources": {"clusters": all, "listeners": listeners},
-        "dynamic_resources": {"ads_config": {
-            "api_type": "DELTA_GRPC", "transport_api_version": "V3",
-            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
-        }},
-    })
-}
-
-#[test]
-fn a_stock_envoy_accepts_what_is_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("bootstrap.json");
-    let text = serde_json::to_string_pretty(&bootstrap()).unwrap();
-    std::fs::write(&file, &text).unwrap();
-    let output = Command::new(ripstop_testkit::envoy::binary())
-        .args(["--mode", "validate", "--log-level", "error", "-c"])
-        .arg(&file)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    // Envoy repeats the whole file in one line of its complaint.
-    let said: String = said.chars().take(2000).collect();
-    assert!(output.status.success(), "{said}");
-    // And the reader of files reads it back whole: the same resources.
-    let read =
-        ripstop_wire::bootstrap::parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
-    let read: Vec<&Listener> = read.listeners.iter().map(|l| &**l).collect();
-    assert_eq!(read, listeners().iter().collect::<Vec<_>>());
 }
