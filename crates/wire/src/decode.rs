@@ -11,6 +11,7 @@
 mod access_log;
 mod authz;
 mod cluster;
+mod cluster_health;
 mod cluster_protocol;
 mod endpoint;
 mod http;
