@@ -1,7 +1,7 @@
 //! One attempt: an endpoint, a connection to it, the request up, the response's head down. And what comes between two.
 
 use std::borrow::Cow;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
@@ -206,15 +206,15 @@ impl<'v> Plan<'v> {
             .worker()
             .choose(self.cluster, self.hash, tried, destination);
         let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
-        if avoid && self.attempts.may_retry() {
-            self.tried.push(picked.member.clone());
-        }
         Ok(picked)
     }
 
-    /// The attempt is over: the balancer learns how it went.
-    pub fn release(&mut self, request: &Request<'_>) {
+    /// The attempt is over: the balancer learns how it went. `again`: the next one goes elsewhere.
+    pub fn release(&mut self, request: &Request<'_>, again: bool) {
         if let Some(picked) = self.picked.take() {
+            if again && self.attempts.avoids_previous_hosts() {
+                self.tried.push(picked.member.clone());
+            }
             let latency = self.sent.elapsed();
             request.worker().done(self.cluster, picked, latency);
         }
@@ -274,7 +274,7 @@ pub async fn run<D: Downstream>(
                 }
             }
             drop(tried);
-            plan.release(request);
+            plan.release(request, true);
             Outcome::Again(after)
         }
         (Decision::Exhausted, tried) => {
@@ -335,14 +335,18 @@ async fn one<D: Downstream>(
         &member,
         strict,
     );
+    let mut opening = std::pin::pin!(opening);
     let limit = earliest([per_try, plan.deadline, plan.stream_deadline]);
-    let mut up = match limit {
-        None => opening.await?,
-        Some(limit) => match tokio::time::timeout_at(limit, opening).await {
-            Ok(opened) => opened?,
-            Err(_) => return Err(timed_out(plan, per_try)),
-        },
+    // A pooled connection is there at once: no timer is made for it.
+    let at_once = poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx))).await;
+    let opened = match (at_once, limit) {
+        (Poll::Ready(opened), _) => opened,
+        (Poll::Pending, None) => opening.await,
+        (Poll::Pending, Some(limit)) => tokio::time::timeout_at(limit, opening)
+            .await
+            .unwrap_or_else(|_| Err(timed_out(plan, per_try))),
     };
+    let mut up = opened?;
     request.upstream_local = up.local();
     let admitted = down.admitted();
     plan.sent = Instant::now();

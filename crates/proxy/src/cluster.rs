@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds};
 use ripstop_model::snapshot::route::Priority;
@@ -153,8 +153,8 @@ impl Cluster {
         }
     }
 
-    pub fn roster(&self) -> Arc<Roster> {
-        self.roster.load_full()
+    pub fn roster(&self) -> Guard<Arc<Roster>> {
+        self.roster.load()
     }
 
     /// One worker's balancer for this cluster.

@@ -192,7 +192,7 @@ async fn exchange<D: Downstream>(
     relay::run(request, &mut plan, down, &mut up, timer, accepted)
         .await
         .map_err(|error| Reply::of_error(&error))?;
-    plan.release(request);
+    plan.release(request, false);
     up.finish();
     Ok(())
 }
