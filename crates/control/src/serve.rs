@@ -333,7 +333,10 @@ fn xds_routes(plane: &Arc<Plane>, secure: bool) -> Router {
         let issuing = Arc::new(Issuing(plane.clone()));
         routes = routes.add_service(certificate::Service::new(issuing));
     }
-    routes.prepare().into_axum_router()
+    routes
+        .prepare()
+        .into_axum_router()
+        .fallback(|| async { StatusCode::NOT_FOUND })
 }
 
 type Stopped = tokio::sync::watch::Receiver<bool>;
