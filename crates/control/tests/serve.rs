@@ -153,7 +153,7 @@ impl Proxy {
 
     async fn flush(&mut self) {
         while let Some(mut request) = self.client.next_request() {
-            let refused = self.refuses.map(|kind| ripstop_wire::xds::type_url(kind));
+            let refused = self.refuses.map(ripstop_wire::xds::type_url);
             if refused == Some(request.type_url.as_str()) && !request.nonce.is_empty() {
                 request.error = Some("filter_chains[0].unknown: not supported".to_owned());
             }

@@ -164,7 +164,7 @@ fn configuration() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn what_compile_emits_the_wire_takes(text in configuration(), istio: bool, stock: bool) {
         let (ranges, now) = (Ranges::default(), Instant::now());
@@ -212,7 +212,9 @@ proptest! {
                 Err(rejection) => prop_assert!(false, "{rejection}\n{text}"),
                 Ok(decoded) => {
                     prop_assert!(decoded.warnings.is_empty(), "{:?}\n{text}", decoded.warnings);
-                    prop_assert!(decoded.resource == resource, "{} does not travel\n{:#?}\n{:#?}\n{text}", encoded.name, resource, decoded.resource);
+let (was, is) = (format!("{resource:#?}"), format!("{:#?}", decoded.resource));
+                    let lines: Vec<_> = was.lines().zip(is.lines()).filter(|(a, b)| a != b).take(3).collect();
+                    prop_assert!(decoded.resource == resource, "{} does not travel: {lines:#?}\n{text}", encoded.name);
                 }
             }
         }

@@ -221,6 +221,17 @@ pub(super) fn inbound_tcp(view: &View<'_>) -> Vec<String> {
     }
 }
 
+fn named(name: &str) -> SanMatch {
+    SanMatch {
+        kind: if name.contains("://") {
+            SanKind::Uri
+        } else {
+            SanKind::Dns
+        },
+        value: StringMatch::exact(name),
+    }
+}
+
 /// TLS that a DestinationRule asks for toward somebody who is not of the mesh. Verified unless the user said not to.
 pub(super) fn origination(
     known: &Known,
@@ -242,23 +253,19 @@ pub(super) fn origination(
     } else {
         &tls.subject_alt_names
     };
-    let sans: Vec<SanMatch> = names
-        .iter()
-        .filter(|_| !skip)
-        .map(|name| SanMatch {
-            kind: if name.contains("://") {
-                SanKind::Uri
-            } else {
-                SanKind::Dns
-            },
-            value: StringMatch::exact(name),
-        })
-        .collect();
     // Opaque bytes have no authority to take a name from.
-    let named = tls
+    let sni = tls
         .sni
         .clone()
         .or_else(|| (!port.protocol.is_http()).then(|| known.host.to_string()));
+    let mut sans: Vec<SanMatch> = names.iter().map(|name| named(name)).collect();
+    if sans.is_empty() {
+        // Without a fixed name the host that was asked for is verified.
+        sans.extend(sni.iter().map(|name| named(name)));
+    }
+    if skip {
+        sans.clear();
+    }
     UpstreamTls {
         certificate: pair,
         validation: Validation {
@@ -273,12 +280,12 @@ pub(super) fn origination(
             spki_hashes: Vec::new(),
             accept_untrusted: false,
         },
-        auto_sni: if named.is_some() {
+        auto_sni: if sni.is_some() {
             AutoSni::No
         } else {
             AutoSni::Authority
         },
-        sni: named,
+        sni,
         alpn: match protocol {
             Protocol::Http2(_) => tokens(&[alpn::H2]),
             Protocol::Http1(_) if port.protocol.is_http() => tokens(&[alpn::HTTP_11]),
