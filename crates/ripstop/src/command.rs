@@ -1,11 +1,28 @@
 //! The table of subcommands: each is a file in `command/` with its `Options` and `Options::run`, and a row here.
 
 mod analyze;
+mod apply;
 mod completion;
+mod control;
+mod delete;
+mod down;
+mod get;
 mod keeper;
 mod proxy;
+mod ps;
+mod run;
+mod status;
+mod token;
+mod top;
+mod up;
+mod wait;
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+
+pub(crate) use analyze::read as configuration;
 
 /// Rows are `module => Variant`; the comment above a row is its line in `--help`.
 macro_rules! commands {
@@ -27,12 +44,83 @@ macro_rules! commands {
 }
 
 commands! {
+    /// Run a whole mesh on this machine
+    up => Up,
+    /// Stop a mesh that `up` runs
+    down => Down,
+    /// Join one process to a running mesh
+    run => Run,
+    /// List services, workloads, addresses and published ports
+    ps => Ps,
+    /// Show the traffic between services, live
+    top => Top,
+    /// Wait until services are ready
+    wait => Wait,
+    /// Show what proxies and resources have accepted
+    status => Status,
+    /// Print resources in force
+    get => Get,
+    /// Put resources in force
+    apply => Apply,
+    /// Take back an applied resource
+    delete => Delete,
     /// Check files of Istio, Gateway API and mesh configuration
     analyze => Analyze,
+    /// Make tokens with which workloads of other hosts join
+    token => Token,
+    /// Run the control plane
+    control => Control,
+    /// Run the data plane, from an Envoy bootstrap
+    proxy => Proxy,
     /// Print a script that completes ripstop's commands in a shell
     completion => Completion,
     #[command(hide = true)]
     keeper => Keeper,
-    /// Run the data plane from an Envoy bootstrap
-    proxy => Proxy,
+}
+
+/// `500ms`, `30s`, `15m`, `24h`, `30d`.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let number = number.parse::<u64>().ok().filter(|_| milliseconds > 0);
+    let time = number.and_then(|number| number.checked_mul(milliseconds));
+    time.map(Duration::from_millis)
+        .with_context(|| format!("`{text}` is not a time: write 500ms, 30s, 15m, 24h or 30d"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_consistent() {
+        crate::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(duration("2m").unwrap(), Duration::from_secs(120));
+        for bad in ["", "5", "s", "-1s", "1w", "99999999999999999999d"] {
+            assert!(
+                duration(bad)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("is not a time"),
+                "{bad}"
+            );
+        }
+    }
 }

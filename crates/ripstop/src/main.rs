@@ -1,11 +1,25 @@
 //! `ripstop`, the one binary: arguments → the subcommand that [`command`] lists → its exit code.
 
+mod client;
 mod command;
+mod controller;
 mod enrollment;
+mod folder;
 mod log;
+mod mesh;
+mod output;
+mod overview;
+mod place;
+mod plan;
+mod program;
+mod replica;
+mod runtime;
+mod scrape;
 mod sidecar;
 mod stage;
 mod standalone;
+mod table;
+mod traffic;
 
 use std::process::ExitCode;
 

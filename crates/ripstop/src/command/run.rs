@@ -1,0 +1,339 @@
+//! `ripstop run --service NAME --port P -- CMD`: one process joins a running mesh, on this machine or from another.
+
+use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use ripstop_control::api::message::{Port, Register};
+use ripstop_identity::token::TokenFile;
+use ripstop_model::intent::mesh::Restart;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::client::Client;
+use crate::folder::Target;
+use crate::plan::Wanted;
+use crate::replica::{self, News, Order, Replica, Surroundings, Voice};
+use crate::sidecar::{Discovery, Probe};
+
+use super::up::{command_code, exit_code};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exits with the command's code. Signals are passed on; SIGTERM first tells the mesh, so that callers leave before \
+the command stops listening."
+)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    target: Target,
+    /// The service it is an endpoint of; unset: a client that nobody calls
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// As PORT[:TARGET], where TARGET is where the command listens, or NAME=PORT[:TARGET]; may be given again
+    #[arg(long = "port", value_name = "PORT", value_parser = port, requires = "service")]
+    ports: Vec<Port>,
+    /// Whom it runs as in the mesh; unset: the service's name
+    #[arg(long, value_name = "SA", required_unless_present = "service")]
+    service_account: Option<String>,
+    #[arg(long, default_value = "default")]
+    namespace: String,
+    /// As in version=v1; may be given again
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// The workload's name; unset: the service's or the account's
+    #[arg(long)]
+    workload: Option<String>,
+    /// A port of this host's loopback that it may reach as host.ripstop.internal; may be given again
+    #[arg(long = "host-port", value_name = "PORT")]
+    host_ports: Vec<u16>,
+    /// It is ready when GET PATH on its first port answers 2xx or 3xx; unset: when that port accepts connections
+    #[arg(long, value_name = "PATH")]
+    readiness_path: Option<String>,
+    /// Run it as this user
+    #[arg(long)]
+    user: Option<String>,
+    /// The control plane of another host
+    #[arg(long, value_name = "HOST:PORT", requires = "token", conflicts_with_all = ["state", "mesh"])]
+    control: Option<String>,
+    /// A file made by `ripstop token create`
+    #[arg(long, value_name = "FILE", requires = "control")]
+    token: Option<PathBuf>,
+    /// Where sidecars of other hosts reach this one; unset with --control: the address that leads there
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<IpAddr>,
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    command: Vec<String>,
+}
+
+impl Options {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        crate::log::start("warn")?;
+        crate::runtime::long(self.join())
+    }
+
+    async fn join(self) -> anyhow::Result<ExitCode> {
+        let signals = passed()?;
+        let around = match (&self.control, &self.token) {
+            (Some(control), Some(token)) => self.remote(control, token).await?,
+            _ => self.local()?,
+        };
+        let wanted = self.wanted()?;
+        let (orders, told) = watch::channel(Order::Run);
+        let (news, mut incoming) = mpsc::channel(16);
+        let (pass, passing) = mpsc::channel(16);
+        let replica =
+            Replica::new(wanted, Arc::new(around), Voice::Ours, news).with_signals(passing);
+        let keeping = tokio::spawn(replica.keep(told));
+        tokio::spawn(forward(signals, orders, pass));
+        let mut code = ExitCode::FAILURE;
+        let mut failed = None;
+        while let Some(told) = incoming.recv().await {
+            match told {
+                News::Started { .. } => {}
+                News::Failed { error, .. } => {
+                    failed = Some(error);
+                    break;
+                }
+                News::Exited { exit, .. } => code = exit_code(exit),
+                News::Ended { .. } => break,
+            }
+        }
+        match failed {
+            None => {
+                let _ = keeping.await;
+                Ok(code)
+            }
+            Some(error) => {
+                keeping.abort();
+                let _ = keeping.await;
+                let Some(code) = command_code(&error) else {
+                    return Err(error);
+                };
+                crate::report(&error);
+                Ok(ExitCode::from(code))
+            }
+        }
+    }
+
+    fn wanted(&self) -> anyhow::Result<Wanted> {
+        let account = self
+            .service_account
+            .clone()
+            .or_else(|| self.service.clone())
+            .unwrap_or_default();
+        let service = self.service.clone().unwrap_or_default();
+        let workload = self
+            .workload
+            .clone()
+            .unwrap_or_else(|| match service.is_empty() {
+                true => account.clone(),
+                false => service.clone(),
+            });
+        let (host, advertise) = match &self.control {
+            None => (String::new(), self.advertise),
+            Some(control) => {
+                let host = nix::unistd::gethostname().context("this host has no name")?;
+                let advertise = self.advertise.map_or_else(|| leading_to(control), Ok)?;
+                (host.to_string_lossy().into_owned(), Some(advertise))
+            }
+        };
+        let probe = self.ports.first().map(|port| Probe {
+            port: port.target(),
+            path: self.readiness_path.clone(),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+        });
+        Ok(Wanted {
+            register: Register {
+                namespace: self.namespace.clone(),
+                service,
+                service_account: account,
+                workload,
+                labels: self.labels.iter().cloned().collect(),
+                ready: self.ports.is_empty(),
+                ports: self.ports.clone(),
+                replica: None,
+                host,
+                advertise,
+                headless: false,
+            },
+            command: self.command.clone(),
+            env: Default::default(),
+            cwd: std::env::current_dir().context("the working folder is gone")?,
+            user: self.user.clone(),
+            host_ports: self.host_ports.clone(),
+            probe,
+            restart: Restart::Never,
+        })
+    }
+
+    fn local(&self) -> anyhow::Result<Surroundings> {
+        let folder = self.target.folder()?;
+        let mesh = folder
+            .holder()
+            .map(|(_, presence)| presence.mesh)
+            .unwrap_or_default();
+        let logs = Some(folder.logs()).filter(|logs| logs.is_dir());
+        Ok(Surroundings {
+            mask: vec![folder.path().to_owned()],
+            logs,
+            mesh,
+            ..around(Client::local(&folder.socket()))
+        })
+    }
+
+    async fn remote(&self, control: &str, path: &PathBuf) -> anyhow::Result<Surroundings> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the token file {name}"))?;
+        let token = TokenFile::parse(&text).with_context(|| format!("{name}"))?;
+        token
+            .check(SystemTime::now())
+            .with_context(|| format!("{name}"))?;
+        let client = Client::join(control, &token).await?;
+        let mask = vec![std::path::absolute(path)?];
+        Ok(Surroundings {
+            control: Some(control.to_owned()),
+            mask,
+            ..around(client)
+        })
+    }
+}
+
+fn around(client: Client) -> Surroundings {
+    Surroundings {
+        client,
+        control: None,
+        mesh: String::new(),
+        logs: None,
+        log_here: false,
+        mask: Vec::new(),
+        resolver: replica::resolver(),
+        discovery: Discovery::default(),
+        otlp: None,
+    }
+}
+
+/// Our address on the way to `control`; connecting a datagram socket sends nothing.
+fn leading_to(control: &str) -> anyhow::Result<IpAddr> {
+    let unknown = || {
+        format!(
+            "cannot find out which address of this host leads to {control}: name it with --advertise ADDR"
+        )
+    };
+    let to = control
+        .to_socket_addrs()
+        .with_context(unknown)?
+        .next()
+        .with_context(unknown)?;
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)
+        .and_then(|socket| socket.connect(to).map(|()| socket))
+        .with_context(unknown)?;
+    Ok(socket.local_addr().with_context(unknown)?.ip())
+}
+
+const PASSED: [i32; 6] = [
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+    libc::SIGCONT,
+];
+const ENDING: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
+
+/// All that come, from before the command can run.
+fn passed() -> anyhow::Result<mpsc::Receiver<i32>> {
+    let (send, signals) = mpsc::channel(16);
+    for number in PASSED.into_iter().chain(ENDING) {
+        let mut source = signal(SignalKind::from_raw(number))
+            .with_context(|| format!("cannot listen for signal {number}"))?;
+        let send = send.clone();
+        tokio::spawn(async move {
+            while source.recv().await.is_some() && send.send(number).await.is_ok() {}
+        });
+    }
+    Ok(signals)
+}
+
+/// A first SIGTERM or SIGINT ends in order, a second at once; the others are the command's.
+async fn forward(
+    mut signals: mpsc::Receiver<i32>,
+    orders: watch::Sender<Order>,
+    pass: mpsc::Sender<i32>,
+) {
+    while let Some(number) = signals.recv().await {
+        if !ENDING.contains(&number) {
+            let _ = pass.send(number).await;
+            continue;
+        }
+        orders.send_modify(|order| {
+            *order = match order {
+                Order::Run => Order::Stop(number),
+                Order::Stop(_) | Order::Kill => Order::Kill,
+            }
+        });
+    }
+}
+
+fn port(text: &str) -> anyhow::Result<Port> {
+    let number = |text: &str| match text.parse::<u16>() {
+        Ok(0) | Err(_) => bail!("`{text}` is not a port: write 1 to 65535, as in 80:8080"),
+        Ok(port) => Ok(port),
+    };
+    let (name, numbers) = text.split_once('=').unwrap_or(("", text));
+    let (port, target) = match numbers.split_once(':') {
+        Some((port, target)) => (number(port)?, Some(number(target)?)),
+        None => (number(numbers)?, None),
+    };
+    Ok(Port {
+        name: name.to_owned(),
+        port,
+        target_port: target,
+        protocol: None,
+        publish: None,
+    })
+}
+
+fn label(text: &str) -> anyhow::Result<(String, String)> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => bail!("`{text}` is not a label: write KEY=VALUE"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read() {
+        let read = port("http=80:8080").unwrap();
+        assert_eq!(
+            (read.name.as_str(), read.port, read.target()),
+            ("http", 80, 8080)
+        );
+        assert_eq!(port("5432").unwrap().target(), 5432);
+        for bad in ["", "0", "80:", "http", "80:x", "70000"] {
+            assert!(
+                port(bad).unwrap_err().to_string().contains("is not a port"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn labels_are_read() {
+        assert_eq!(label("a=b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
+        assert!(label("a").is_err() && label("=b").is_err());
+    }
+}

@@ -1,0 +1,435 @@
+//! `ripstop up FILE`: a whole mesh on this machine, until Ctrl-C or for as long as a command runs.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use ripstop_control::api::message::Register;
+use ripstop_host::supervise::{Error as SuperviseError, Exit, Failure};
+use ripstop_model::diagnostic::Diagnostic;
+use ripstop_model::intent::mesh::Restart;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+
+use crate::folder::Folder;
+use crate::mesh::{Choices, Mesh};
+use crate::output::Output;
+use crate::overview::Overview;
+use crate::plan::{self, Faults, Plan, Wanted};
+use crate::replica::{News, Order, append};
+
+use super::top;
+
+/// Between looks at the mesh file.
+const LOOK: Duration = Duration::from_millis(300);
+/// Of the live table.
+const REFRESH: Duration = Duration::from_secs(2);
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "The state folder is, unless --state names one, $XDG_STATE_HOME/ripstop/MESH, for root /var/lib/ripstop/MESH, \
+else ~/.local/state/ripstop/MESH. A change of the file is applied at once. Ctrl-C stops everything in order; a second one \
+does not wait. With --exec, what the services write goes to stderr, and the command finds RIPSTOP_METRICS (a URL), \
+RIPSTOP_CONTROL (the control plane's Unix socket) and RIPSTOP_STATE (for other ripstop commands) in its environment."
+)]
+pub(crate) struct Options {
+    /// The mesh file
+    file: PathBuf,
+    /// When every workload is ready, run this (by `sh -c`) as a workload of its own, exit with its code and stop the mesh
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["detach", "top"])]
+    exec: Option<String>,
+    /// Whom the command runs as in the mesh
+    #[arg(long, value_name = "SA", default_value = "client")]
+    exec_service_account: String,
+    /// Return when every workload is ready; `ripstop down` stops the mesh
+    #[arg(long, short)]
+    detach: bool,
+    /// Show a live table of the traffic; what the services write goes to files in the state folder
+    #[arg(long, conflicts_with = "detach")]
+    top: bool,
+    /// Folder for the mesh's state
+    #[arg(long, env = "RIPSTOP_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Where other hosts join (xDS and certificates over TLS); unset: this host alone
+    #[arg(long, value_name = "ADDR")]
+    xds_tls: Option<SocketAddr>,
+    /// How long to wait for every workload to be ready
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::duration)]
+    timeout: Duration,
+}
+
+impl Options {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let (plan, diagnostics) = match plan::read(&self.file) {
+            Ok(read) => read,
+            Err(error) => return Err(shown(error)),
+        };
+        warn(&diagnostics);
+        let folder = Folder::create(self.state.as_deref(), &plan.name)?;
+        // No thread has been started yet: a fork here is a whole process.
+        let parent = if self.detach {
+            match detach()? {
+                Fork::Parent(code) => return Ok(code),
+                Fork::Child(parent) => Some(parent),
+            }
+        } else {
+            None
+        };
+        crate::log::start("warn")?;
+        crate::runtime::long(self.mesh(plan, folder, parent))
+    }
+
+    async fn mesh(
+        self,
+        plan: Plan,
+        folder: Folder,
+        parent: Option<OwnedFd>,
+    ) -> anyhow::Result<ExitCode> {
+        let mut signals = Signals::new()?;
+        let output = if self.top {
+            Output::file(append(&folder.logs().join("apps.log"))?)
+        } else if self.exec.is_some() {
+            Output::stderr()
+        } else {
+            Output::stdout()
+        };
+        let choices = Choices {
+            file: std::path::absolute(&self.file)?,
+            folder: folder.clone(),
+            xds_tls: self.xds_tls,
+            output,
+        };
+        let mut mesh = tokio::select! {
+            mesh = Mesh::start(plan, choices) => mesh?,
+            () = signals.next() => return Ok(ExitCode::FAILURE),
+        };
+        mesh.populate();
+        let ready = tokio::select! {
+            ready = mesh.ready(self.timeout) => ready,
+            () = signals.next() => {
+                mesh.stop(signals.next()).await;
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        if let Err(error) = ready {
+            let code = command_code(&error);
+            mesh.stop(signals.next()).await;
+            return match code {
+                Some(code) => {
+                    crate::report(&error);
+                    Ok(ExitCode::from(code))
+                }
+                None => Err(error),
+            };
+        }
+        if let Some(command) = &self.exec {
+            let code = self.exec(command, &mut mesh, &mut signals).await;
+            mesh.stop(signals.next()).await;
+            return code;
+        }
+        print!("{}", self.welcome(&mesh, &folder).await?);
+        if let Some(parent) = parent {
+            leave(&parent, &folder)?;
+        }
+        self.stay(&mut mesh, &mut signals).await;
+        if !self.top {
+            eprintln!("stopping; Ctrl-C again kills");
+        }
+        mesh.stop(signals.next()).await;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn welcome(&self, mesh: &Mesh, folder: &Folder) -> anyhow::Result<String> {
+        let overview = Overview::fetch(mesh.client()).await?;
+        let mut text = format!(
+            "{} is up: {} workloads\n\n{}\n",
+            mesh.plan().name,
+            overview.workloads.len(),
+            overview.text()
+        );
+        if let Some(metrics) = mesh.metrics().first() {
+            text += &format!("metrics   http://{metrics}/metrics\n");
+        }
+        text += &format!(
+            "control   {} (TLS), {}\n",
+            mesh.xds_tls(),
+            folder.socket().display()
+        );
+        text += &format!("logs      {}\n", folder.logs().display());
+        text += &match self.state {
+            Some(_) => format!(
+                "stop      ripstop down --state {}\n\n",
+                folder.path().display()
+            ),
+            None => format!("stop      ripstop down --mesh {}\n\n", mesh.plan().name),
+        };
+        Ok(text)
+    }
+
+    /// Until a signal: applies changes of the file, tells what happens.
+    async fn stay(&self, mesh: &mut Mesh, signals: &mut Signals) {
+        let mut watched = Watched::new(&self.file);
+        let mut live = self
+            .top
+            .then(|| mesh.metrics().first().copied())
+            .flatten()
+            .map(top::Live::new);
+        let header = if live.is_some() {
+            self.header(mesh).await
+        } else {
+            String::new()
+        };
+        loop {
+            tokio::select! {
+                () = signals.next() => return,
+                line = mesh.next() => eprintln!("{line}"),
+                () = sleep(LOOK) => if watched.changed() {
+                    eprintln!("{}", self.reapply(mesh).await);
+                },
+                rows = table(&mut live) => if std::io::stdout().is_terminal() {
+                    print!("\x1b[H\x1b[J{header}{}", top::text(&rows));
+                    let _ = std::io::Write::flush(&mut std::io::stdout());
+                } else {
+                    println!("{}", top::text(&rows));
+                },
+            }
+        }
+    }
+
+    /// What stays above the live table.
+    async fn header(&self, mesh: &Mesh) -> String {
+        match Overview::fetch(mesh.client()).await {
+            Ok(overview) => format!(
+                "{} (Ctrl-C stops it)\n\n{}\n",
+                mesh.plan().name,
+                overview.text()
+            ),
+            Err(_) => String::new(),
+        }
+    }
+
+    async fn reapply(&self, mesh: &mut Mesh) -> String {
+        let name = self.file.display();
+        match plan::read(&self.file).map_err(shown) {
+            Ok((plan, diagnostics)) => {
+                warn(&diagnostics);
+                match mesh.apply(plan).await {
+                    Ok(done) => format!("{name} {done}"),
+                    Err(error) => format!("{name} is not applied: {error:#}"),
+                }
+            }
+            Err(error) => format!("{name} is not applied, the mesh goes on as it was: {error:#}"),
+        }
+    }
+
+    /// Runs the command as a guest of the mesh.
+    async fn exec(
+        &self,
+        command: &str,
+        mesh: &mut Mesh,
+        signals: &mut Signals,
+    ) -> anyhow::Result<ExitCode> {
+        let metrics = mesh
+            .metrics()
+            .last()
+            .copied()
+            .context("the mesh serves no metrics")?;
+        let socket = Folder::create(self.state.as_deref(), &mesh.plan().name)?;
+        let env = [
+            (
+                "RIPSTOP_METRICS",
+                format!("http://host.ripstop.internal:{}/metrics", metrics.port()),
+            ),
+            ("RIPSTOP_CONTROL", socket.socket().display().to_string()),
+            ("RIPSTOP_STATE", socket.path().display().to_string()),
+        ];
+        let wanted = Wanted {
+            register: Register {
+                namespace: ripstop_model::intent::DEFAULT_NAMESPACE.to_owned(),
+                service: String::new(),
+                service_account: self.exec_service_account.clone(),
+                workload: self.exec_service_account.clone(),
+                labels: [("app".to_owned(), self.exec_service_account.clone())].into(),
+                ports: Vec::new(),
+                replica: Some(0),
+                host: String::new(),
+                advertise: None,
+                headless: false,
+                ready: true,
+            },
+            command: vec!["sh".to_owned(), "-c".to_owned(), command.to_owned()],
+            env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+            cwd: std::env::current_dir().context("the working folder is gone")?,
+            user: None,
+            host_ports: vec![metrics.port()],
+            probe: None,
+            restart: Restart::Never,
+        };
+        let (orders, mut news, task) = mesh.guest(wanted, false);
+        let mut code = ExitCode::FAILURE;
+        loop {
+            tokio::select! {
+                told = news.recv() => match told {
+                    Some(News::Started { id, metrics, .. }) => mesh.targets().set(id, metrics),
+                    Some(News::Failed { error, .. }) => {
+                        orders.send_replace(Order::Kill);
+                        return Err(error);
+                    }
+                    Some(News::Exited { exit, .. }) => code = exit_code(exit),
+                    Some(News::Ended { .. }) | None => break,
+                },
+                line = mesh.next() => eprintln!("{line}"),
+                () = signals.next() => {
+                    let harder = match *orders.borrow() {
+                        Order::Run => Order::Stop(libc::SIGTERM),
+                        Order::Stop(_) | Order::Kill => Order::Kill,
+                    };
+                    orders.send_replace(harder);
+                }
+            }
+        }
+        let _ = task.await;
+        Ok(code)
+    }
+}
+
+async fn table(live: &mut Option<top::Live>) -> Vec<crate::traffic::Row> {
+    let Some(live) = live else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(REFRESH).await;
+        if let Some(rows) = live.next().await {
+            return rows;
+        }
+    }
+}
+
+pub(crate) fn exit_code(exit: Exit) -> ExitCode {
+    ExitCode::from(u8::try_from(exit.code()).unwrap_or(1))
+}
+
+/// A command that could not be started ends us as it would end a shell: 126 or 127.
+pub(crate) fn command_code(error: &anyhow::Error) -> Option<u8> {
+    match error.downcast_ref::<SuperviseError>() {
+        Some(SuperviseError::Failure(Failure::Command { code, .. })) => u8::try_from(*code).ok(),
+        _ => None,
+    }
+}
+
+/// The faults of a mesh file go to the terminal as they are; what is left is the summary.
+fn shown(error: anyhow::Error) -> anyhow::Error {
+    if let Some(faults) = error.downcast_ref::<Faults>() {
+        eprint!("{}", faults.render(std::io::stderr().is_terminal()));
+    }
+    error
+}
+
+fn warn(diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics {
+        eprintln!("{diagnostic}");
+    }
+}
+
+/// The signals that end a mesh.
+struct Signals {
+    all: [Signal; 3],
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Signals> {
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
+        let [a, b, c] = kinds.map(signal);
+        Ok(Signals { all: [a?, b?, c?] })
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hang_up] = &mut self.all;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    }
+}
+
+/// A file, and whether it changed since it was last asked about.
+struct Watched<'a> {
+    file: &'a Path,
+    seen: Option<(SystemTime, u64)>,
+}
+
+impl Watched<'_> {
+    fn new(file: &Path) -> Watched<'_> {
+        Watched {
+            file,
+            seen: stamp(file),
+        }
+    }
+
+    /// A file that is gone has not changed: editors replace files so.
+    fn changed(&mut self) -> bool {
+        let now = stamp(self.file);
+        let changed = now.is_some() && now != self.seen;
+        if changed {
+            self.seen = now;
+        }
+        changed
+    }
+}
+
+fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
+    let found = std::fs::metadata(file).ok()?;
+    Some((found.modified().ok()?, found.len()))
+}
+
+enum Fork {
+    Parent(ExitCode),
+    Child(OwnedFd),
+}
+
+/// Goes on in a child of a session of its own; the parent waits until that is ready, or has failed.
+fn detach() -> anyhow::Result<Fork> {
+    let (read, write) = nix::unistd::pipe().context("cannot make a pipe")?;
+    // SAFETY: this process has one thread.
+    match unsafe { nix::unistd::fork() }.context("cannot fork")? {
+        nix::unistd::ForkResult::Child => {
+            nix::unistd::setsid().context("cannot start a session")?;
+            Ok(Fork::Child(write))
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            drop(write);
+            let mut byte = [0];
+            if let Ok(1) = nix::unistd::read(&read, &mut byte) {
+                return Ok(Fork::Parent(ExitCode::SUCCESS));
+            }
+            let code = match nix::sys::wait::waitpid(child, None) {
+                Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => u8::try_from(code).unwrap_or(1),
+                _ => 1,
+            };
+            Ok(Fork::Parent(ExitCode::from(code)))
+        }
+    }
+}
+
+/// Lets the parent go, and the terminal with it.
+fn leave(parent: &OwnedFd, folder: &Folder) -> anyhow::Result<()> {
+    let path = folder.logs().join("up.log");
+    let log = append(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&log)?;
+    nix::unistd::dup2_stderr(&log)?;
+    if nix::unistd::write(parent, b"!").is_err() {
+        bail!("whoever started this mesh went away before it was ready");
+    }
+    Ok(())
+}
