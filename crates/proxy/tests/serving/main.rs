@@ -93,6 +93,8 @@ fn client(running: &Running) -> Client {
     Client::connect(running.address("l").expect("bound"))
 }
 
+mod routing;
+
 const TO_A: &str = "              - match: {prefix: /}\n                route: {cluster: a}\n";
 
 #[test]
