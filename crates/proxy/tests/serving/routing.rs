@@ -194,8 +194,8 @@ fn denied_requests_never_leave_and_denied_streams_end() {
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(
         up.open(),
-        2,
-        "the pooled connection and the tunnel are open"
+        1,
+        "the tunnel is open"
     );
     running.apply(snapshot(&deny("/ws")));
     assert!(socket.closed());
