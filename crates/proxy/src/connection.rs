@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use crate::listener::{self, chain};
 use crate::live::{Chain, Listener, Tables};
 use crate::message::Scheme;
+use crate::refusal;
 use crate::stream::Stream;
 use crate::worker::{Registration, Worker};
 
@@ -29,7 +30,7 @@ pub struct Connection {
     pub listener: Name,
     pub chain: RefCell<Arc<Chain>>,
     /// The version of the tables that `chain` is from.
-    version: Cell<u64>,
+    pub(crate) version: Cell<u64>,
     pub direction: Direction,
     /// The peer of the socket.
     pub peer: SocketAddr,
@@ -40,6 +41,8 @@ pub struct Connection {
     pub tls: Option<TlsFacts>,
     /// Judged again when policies change.
     pub caller: Caller,
+    /// Every request is answered with this: the connection leads nowhere.
+    pub refusal: Option<Reason>,
     pub(crate) registration: RefCell<Option<Registration>>,
 }
 
@@ -130,8 +133,17 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
     let destination = original.unwrap_or(local);
     let handed = if config.use_original_dst && original.is_some() {
         match handover(&worker, &accepting, destination).await {
-            Some(listener) => listener,
-            None => return,
+            Ok(listener) => listener,
+            Err(reason) => {
+                drop(view);
+                let told = refusal::Told {
+                    peer,
+                    local,
+                    destination,
+                    reason,
+                };
+                return refusal::serve(worker, &accepting, stream, told).await;
+            }
         }
     } else {
         accepting
@@ -141,12 +153,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
     open(worker, handed, stream, peer, local, destination, hello).await;
 }
 
-/// The listener that serves an original destination: bound to it, to its port on the wildcard, or the accepting one.
+/// The listener that serves an original destination: bound to it, to its port on the wildcard, or the accepting one. An
+/// address of the mesh that nobody serves is refused with a reason of its own.
 async fn handover(
     worker: &Rc<Worker>,
     accepting: &Arc<Listener>,
     destination: SocketAddr,
-) -> Option<Arc<Listener>> {
+) -> Result<Arc<Listener>, Reason> {
     let find = |view: &Tables| {
         view.by_address.get(&destination).cloned().or_else(|| {
             let wildcard = match destination {
@@ -157,23 +170,19 @@ async fn handover(
         })
     };
     if let Some(found) = find(&worker.view()) {
-        return Some(found);
+        return Ok(found);
     }
     if let Some(demand) = &worker.shared.demand {
         match demand.listener(destination).await {
             crate::Answer::Ready => {
-                if let Some(found) = find(&worker.view()) {
-                    return Some(found);
-                }
+                return find(&worker.view()).ok_or(Reason::ServiceUnknown);
             }
             crate::Answer::Outside => {}
-            crate::Answer::Unknown | crate::Answer::TimedOut => {
-                tracing::debug!(%destination, "no listener for an address of the mesh");
-                return None;
-            }
+            crate::Answer::Unknown => return Err(Reason::ServiceUnknown),
+            crate::Answer::TimedOut => return Err(Reason::DiscoveryTimeout),
         }
     }
-    Some(accepting.clone())
+    Ok(accepting.clone())
 }
 
 /// Chooses the chain, terminates TLS and hands the stream to what the chain ends in.
@@ -232,6 +241,7 @@ async fn open(
         destination,
         tls,
         caller,
+        refusal: None,
         registration: RefCell::new(None),
         worker,
     });
@@ -248,7 +258,7 @@ async fn open(
     }
 }
 
-async fn register(connection: &Rc<Connection>) {
+pub(crate) async fn register(connection: &Rc<Connection>) {
     std::future::poll_fn(|cx| {
         let registration = connection.worker.register(cx.waker());
         connection.registration.replace(Some(registration));

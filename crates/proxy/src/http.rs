@@ -139,6 +139,9 @@ async fn exchange<D: Downstream>(
     normalise(request, down)?;
     // Who sent it, what it is called, which trace it belongs to.
     request.enter(down.request_mut());
+    if let Some(reason) = request.connection.refusal {
+        return Err(Reply::new(reason));
+    }
     // Where it would go. Policies look at it first: their settings may come with the route.
     request.select(down.request());
     policy::run(&request.proxy.stages, request, down.request_mut()).await?;

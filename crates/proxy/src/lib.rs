@@ -40,6 +40,7 @@ pub mod peer;
 pub mod policy;
 pub mod pool;
 pub mod readiness;
+pub mod refusal;
 pub mod relay;
 pub mod reply;
 pub mod retry;

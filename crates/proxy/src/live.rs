@@ -17,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::http::Proxy;
 use crate::listener::Sockets;
 use crate::logs::Logs;
+use crate::refusal;
 use crate::route;
 
 /// Everything the data path looks up, of one moment. A request uses one from start to end.
@@ -38,6 +39,8 @@ pub struct Listener {
     pub sockets: Option<Arc<Sockets>>,
     pub chains: Vec<Arc<Chain>>,
     pub default_chain: Option<Arc<Chain>>,
+    /// For connections that this listener accepts and nobody serves.
+    pub refusing: Arc<Chain>,
 }
 
 /// A filter chain with its policies compiled.
@@ -64,7 +67,9 @@ impl Listener {
                 .cloned()
                 .unwrap_or_else(|| Arc::new(Chain::new(chain.clone(), logs)))
         };
+        let refusing = Arc::new(refusal::chain(&config.access_logs));
         Listener {
+            refusing: Arc::new(Chain::new(refusing, logs)),
             chains: config.chains.iter().map(chain).collect(),
             default_chain: config.default_chain.as_ref().map(chain),
             sockets,

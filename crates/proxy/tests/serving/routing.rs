@@ -192,11 +192,7 @@ fn denied_requests_never_leave_and_denied_streams_end() {
         running.apply(snapshot(&deny(&format!("/secret{round}"))));
     }
     std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(
-        up.open(),
-        1,
-        "the tunnel is open"
-    );
+    assert_eq!(up.open(), 1, "the tunnel is open");
     running.apply(snapshot(&deny("/ws")));
     assert!(socket.closed());
 }
