@@ -20,6 +20,7 @@ use crate::cluster::{Cluster, Permit};
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Downstream, Part, Upstream};
 use crate::headers::Headers;
+use crate::health;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing};
 use crate::message::{RequestHead, ResponseHead};
@@ -209,6 +210,25 @@ impl<'v> Plan<'v> {
         Ok(picked)
     }
 
+    /// Counts how the attempt went, and tells those who judge the member.
+    fn account(&self, request: &Request<'_>, error: Option<&Error>, response: &ResponseHead) {
+        let Some(picked) = &self.picked else {
+            if let Some(error) = error {
+                self.cluster.stats.failed(error.kind);
+            }
+            return;
+        };
+        if picked.panic {
+            self.cluster.stats.panic.inc();
+        }
+        let ended = match error {
+            Some(error) => Err(error),
+            None => Ok(health::status(response)),
+        };
+        let now = request.worker().shared.uptime();
+        health::attempted(self.cluster, &picked.member, ended, now);
+    }
+
     /// The attempt is over: the balancer learns how it went. `again`: the next one goes elsewhere.
     pub fn release(&mut self, request: &Request<'_>, again: bool) {
         if let Some(picked) = self.picked.take() {
@@ -251,6 +271,7 @@ pub async fn run<D: Downstream>(
     plan.attempts.begin();
     request.attempts = plan.attempts.made();
     let tried = one(request, plan, down, timer, response).await;
+    plan.account(request, tried.as_ref().err(), response);
     let replayable = !plan.body.overflown;
     let draw = request.worker().random();
     let decision = match &tried {
@@ -269,20 +290,28 @@ pub async fn run<D: Downstream>(
             if !free {
                 plan.retrying = breaker.retry(budget);
                 if plan.retrying.is_none() {
+                    plan.cluster.stats.rq_retry_overflow.inc();
                     request.flag(Flag::UpstreamOverflow);
                     return settle(tried);
                 }
             }
             drop(tried);
             plan.release(request, true);
+            plan.cluster.stats.rq_retry.inc();
             Outcome::Again(after)
         }
         (Decision::Exhausted, tried) => {
             plan.exhausted = true;
+            plan.cluster.stats.rq_retry_limit_exceeded.inc();
             request.flag(Flag::UpstreamRetryLimitExceeded);
             settle(tried)
         }
-        (Decision::Accept, tried) => settle(tried),
+        (Decision::Accept, tried) => {
+            if tried.is_ok() && plan.attempts.made() > 1 {
+                plan.cluster.stats.rq_retry_success.inc();
+            }
+            settle(tried)
+        }
     }
 }
 
@@ -350,6 +379,7 @@ async fn one<D: Downstream>(
     request.upstream_local = up.local();
     let admitted = down.admitted();
     plan.sent = Instant::now();
+    plan.cluster.stats.rq_total.inc();
     request.moments.sent.get_or_insert(plan.sent);
     up.send(down.request(), admitted.framing, admitted.upgrade);
     let again = !plan.body.bytes.is_empty() || plan.body.complete;

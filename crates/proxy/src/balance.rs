@@ -93,6 +93,7 @@ pub struct Load {
     ewma: AtomicU64,
     fed: AtomicU64,
     pub(crate) health: crate::health::outlier::Counters,
+    pub usage: crate::stats::Usage,
 }
 
 impl Load {
@@ -194,6 +195,15 @@ impl Roster {
             false => load.bars.fetch_and(!(bar as u8), Ordering::Relaxed),
         };
         self.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Roster {
+    /// Lets back in whoever is out for this reason.
+    pub fn clear_bar(&self, bar: Bar) {
+        for member in self.members().filter(|member| member.load.is_barred(bar)) {
+            self.set_bar(&member.load, bar, false);
+        }
     }
 }
 

@@ -10,11 +10,14 @@ use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds}
 use ripstop_model::snapshot::route::Priority;
 use ripstop_model::snapshot::tls::UpstreamTls;
 use ripstop_model::snapshot::{Endpoints, Name};
+use ripstop_telemetry::Stats;
 use ripstop_telemetry::record::{Known, Service};
 use tokio::sync::Semaphore;
 
-use crate::balance::{Balance, Panic, Roster};
+use crate::balance::{Balance, Bar, Panic, Roster};
+use crate::health::outlier::Detector;
 use crate::labels;
+use crate::stats;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -95,6 +98,10 @@ impl Breaker {
         self.requests.load(Ordering::Relaxed)
     }
 
+    pub fn pending_requests(&self) -> u32 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
     pub fn active_connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
     }
@@ -124,6 +131,9 @@ pub struct Cluster {
     endpoints: ArcSwap<Option<Arc<Endpoints>>>,
     /// What telemetry says of the service behind it.
     pub service: Option<Known<Service>>,
+    pub stats: Arc<stats::Cluster>,
+    /// `None`: nobody is ejected.
+    pub detector: Option<Arc<Detector>>,
     /// The members that balancers choose among.
     roster: ArcSwap<Roster>,
 }
@@ -131,7 +141,11 @@ pub struct Cluster {
 impl Cluster {
     /// `old`: the cluster of that name that ran before with another configuration. What is known of its members' health
     /// and load stays true.
-    pub fn new(config: Arc<cluster::Cluster>, old: Option<&Arc<Cluster>>) -> Cluster {
+    pub fn new(
+        config: Arc<cluster::Cluster>,
+        old: Option<&Arc<Cluster>>,
+        stats: &Stats,
+    ) -> Cluster {
         let endpoints = match (&config.discovery, old) {
             (Discovery::Static(endpoints), _) => Some(endpoints.clone()),
             (Discovery::OriginalDst { .. }, _) | (_, None) => None,
@@ -142,7 +156,24 @@ impl Cluster {
             Some(endpoints) => Roster::new(endpoints, before.as_deref()),
             None => Roster::default(),
         };
+        let same = old.filter(|old| old.config.outlier == config.outlier);
+        let detector = match same {
+            Some(same) => same.detector.clone(),
+            None => {
+                // Nobody would let back in whom the old rules ejected.
+                roster.clear_bar(Bar::Ejected);
+                config.outlier.clone().map(Detector::new).map(Arc::new)
+            }
+        };
+        let name = config.alt_stat_name.as_deref().unwrap_or(&config.name);
+        let same = old.filter(|old| old.config.alt_stat_name == config.alt_stat_name);
+        let stats = match same {
+            Some(same) => same.stats.clone(),
+            None => stats::Cluster::new(stats, name),
+        };
         Cluster {
+            stats,
+            detector,
             service: config.service.as_deref().map(labels::service),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             default: Breaker::new(config.breakers.default.clone()),
@@ -235,6 +266,7 @@ impl Cluster {
             .is_some_and(|old| Arc::ptr_eq(old, &fresh) || *old == fresh);
         if !same {
             let roster = Roster::new(&fresh, Some(&self.roster.load()));
+            self.stats.membership_change.inc();
             self.roster.store(Arc::new(roster));
             self.endpoints.store(Arc::new(Some(fresh)));
         }

@@ -149,6 +149,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
         accepting
     };
     drop(view);
+    let _active = handed.stats.connection();
     let hello = Hello::default();
     open(worker, handed, stream, peer, local, destination, hello).await;
 }
@@ -208,6 +209,7 @@ async fn open(
         alpn: &alpn,
     };
     let Some(chain) = chain::find(&listener, &facts).cloned() else {
+        listener.stats.no_chain.inc();
         refuse(&listener, peer, Reason::ListenerNotFound);
         return;
     };
@@ -250,6 +252,8 @@ async fn open(
         refuse(&listener, peer, Reason::AuthzDenied);
         return;
     }
+    let http = chain.http.as_ref();
+    let _active = http.map(|http| http.stats.connection(connection.tls.is_some()));
     match &chain.config.terminal {
         Terminal::Http(proxy) if proxy.codec != Codec::Http2 => {
             crate::downstream::serve(connection, stream).await;

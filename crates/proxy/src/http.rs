@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ripstop_model::reason::{Flags, Reason};
 use ripstop_model::snapshot::http::{HttpFilter, HttpProxy, RouteSource, Router, ServerHeader};
 use ripstop_model::snapshot::route::{Action, Forward, RouteConfig};
+use ripstop_telemetry::Stats;
 use tokio::time::Instant;
 
 use crate::attempt::{self, Outcome};
@@ -22,6 +23,7 @@ use crate::policy::{self, Stage};
 use crate::relay;
 use crate::reply::Reply;
 use crate::route;
+use crate::stats;
 use crate::worker::Timer;
 
 mod record;
@@ -37,18 +39,20 @@ pub struct Proxy {
     /// `None`: by name, from the tables.
     inline: Option<Arc<route::Table>>,
     pub logs: Vec<Filtered>,
+    pub stats: Arc<stats::Http>,
     /// Routes may have upgrade lists of their own.
     routes_upgrade: bool,
 }
 
 impl Proxy {
-    pub fn new(config: Arc<HttpProxy>, logs: &Logs) -> Proxy {
+    pub fn new(config: Arc<HttpProxy>, logs: &Logs, stats: &Stats) -> Proxy {
         let router = config.filters.iter().find_map(|filter| match filter {
             HttpFilter::Router(router) => Some(router.clone()),
             _ => None,
         });
         Proxy {
             logs: logs.open(&config.access_logs),
+            stats: stats::Http::new(stats, &config.stat_prefix),
             routes_upgrade: match &config.routes {
                 RouteSource::Inline(routes) => has_upgrades(routes),
                 // Not known here: asking is allowed, the route decides.
@@ -114,6 +118,7 @@ pub async fn serve<D: Downstream>(connection: &Rc<Connection>, down: &mut D, tim
     let Some(proxy) = &chain.http else {
         return down.abort();
     };
+    let _active = proxy.stats.request();
     let mut request = Request::new(connection, &view, proxy);
     let mut response = worker.take_response();
     match exchange(&mut request, down, timer, &mut response).await {
@@ -260,6 +265,7 @@ pub fn refuse<D: Downstream>(connection: &Rc<Connection>, down: &mut D, reason: 
     let Some(proxy) = &chain.http else {
         return down.abort();
     };
+    let _active = proxy.stats.request();
     let mut request = Request::new(connection, &view, proxy);
     let mut response = worker.take_response();
     let reply = Reply::new(reason);

@@ -15,6 +15,7 @@
 
 pub mod admin;
 pub mod attempt;
+mod background;
 pub mod balance;
 pub mod cluster;
 pub mod connection;
@@ -45,6 +46,7 @@ pub mod relay;
 pub mod reply;
 pub mod retry;
 pub mod route;
+pub mod stats;
 pub mod stream;
 pub mod trace;
 pub mod upstream;
@@ -153,6 +155,7 @@ pub struct Shared {
     pub introduction: Option<Arc<str>>,
     pub trust_domain: Arc<str>,
     pub identity: Option<Identity>,
+    totals: stats::Totals,
     source: Option<Ipv4Addr>,
     start: std::time::Instant,
     open: AtomicUsize,
@@ -269,7 +272,8 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         source = sidecar.source;
     }
     let shared = Arc::new(Shared {
-        live: Live::new(workers, adopted),
+        live: Live::new(workers, adopted, options.registry.clone()),
+        totals: stats::Totals::new(options.registry.stats()),
         drain: Drain::default(),
         demand: options.demand,
         sockets,
@@ -304,6 +308,8 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         threads: Vec::new(),
         drain_time: options.drain_time,
     };
+    let background = background::start(shared.clone()).map_err(StartError::Thread)?;
+    running.threads.push(background);
     for index in 0..workers {
         let thread = worker::start(index, shared.clone()).map_err(StartError::Thread)?;
         running.threads.push(thread);

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use ripstop_model::authz::Judge;
 use ripstop_model::snapshot::listener::{self, FilterChain, Terminal};
 use ripstop_model::snapshot::{Endpoints, Name, Snapshot};
+use ripstop_telemetry::{Registry, Stats};
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
@@ -19,6 +20,7 @@ use crate::listener::Sockets;
 use crate::logs::Logs;
 use crate::refusal;
 use crate::route;
+use crate::stats;
 
 /// Everything the data path looks up, of one moment. A request uses one from start to end.
 #[derive(Default)]
@@ -41,6 +43,7 @@ pub struct Listener {
     pub default_chain: Option<Arc<Chain>>,
     /// For connections that this listener accepts and nobody serves.
     pub refusing: Arc<Chain>,
+    pub stats: Arc<stats::Listener>,
 }
 
 /// A filter chain with its policies compiled.
@@ -59,19 +62,23 @@ impl Listener {
         sockets: Option<Arc<Sockets>>,
         old: Option<&Listener>,
         logs: &Logs,
+        stats: &Stats,
     ) -> Listener {
+        let address = sockets.as_ref().map(|sockets| sockets.address);
+        let name = stats::listener_name(address.unwrap_or(config.address));
         let chain = |chain: &Arc<FilterChain>| {
             old.into_iter()
                 .flat_map(|old| old.chains.iter().chain(&old.default_chain))
                 .find(|kept| Arc::ptr_eq(&kept.config, chain) || kept.config == *chain)
                 .cloned()
-                .unwrap_or_else(|| Arc::new(Chain::new(chain.clone(), logs)))
+                .unwrap_or_else(|| Arc::new(Chain::new(chain.clone(), logs, stats)))
         };
         let refusing = Arc::new(refusal::chain(&config.access_logs));
         Listener {
-            refusing: Arc::new(Chain::new(refusing, logs)),
+            refusing: Arc::new(Chain::new(refusing, logs, stats)),
             chains: config.chains.iter().map(chain).collect(),
             default_chain: config.default_chain.as_ref().map(chain),
+            stats: stats::Listener::new(stats, &name),
             sockets,
             config,
         }
@@ -86,9 +93,9 @@ impl Listener {
 }
 
 impl Chain {
-    fn new(config: Arc<FilterChain>, logs: &Logs) -> Chain {
+    fn new(config: Arc<FilterChain>, logs: &Logs, stats: &Stats) -> Chain {
         let http = match &config.terminal {
-            Terminal::Http(proxy) => Some(Proxy::new(proxy.clone(), logs)),
+            Terminal::Http(proxy) => Some(Proxy::new(proxy.clone(), logs, stats)),
             Terminal::Tcp(_) => None,
         };
         Chain {
@@ -116,6 +123,7 @@ pub struct Live {
     changed: watch::Sender<u64>,
     workers: usize,
     pub logs: Logs,
+    registry: Arc<Registry>,
     /// Held while a snapshot is applied, never on the data path.
     applying: Mutex<Adopted>,
 }
@@ -124,13 +132,18 @@ pub struct Live {
 type Adopted = HashMap<Name, Arc<Sockets>>;
 
 impl Live {
-    pub fn new(workers: usize, adopted: HashMap<Name, Arc<Sockets>>) -> Live {
+    pub fn new(
+        workers: usize,
+        adopted: HashMap<Name, Arc<Sockets>>,
+        registry: Arc<Registry>,
+    ) -> Live {
         Live {
             tables: ArcSwap::default(),
             version: AtomicU64::new(0),
             changed: watch::Sender::new(0),
             workers,
             logs: Logs::default(),
+            registry,
             applying: Mutex::new(adopted),
         }
     }
@@ -163,7 +176,10 @@ impl Live {
                     .filter(|kept| Arc::ptr_eq(&kept.config, config) || kept.config == *config);
                 let cluster = match kept {
                     Some(kept) => kept.clone(),
-                    None => Arc::new(Cluster::new(config.clone(), old.clusters.get(name))),
+                    None => {
+                        let before = old.clusters.get(name);
+                        Arc::new(Cluster::new(config.clone(), before, self.registry.stats()))
+                    }
                 };
                 cluster.follow(&snapshot.endpoints);
                 (name.clone(), cluster)
@@ -202,6 +218,7 @@ impl Live {
                 sockets,
                 before.map(|old| &**old),
                 &self.logs,
+                self.registry.stats(),
             );
             listeners.insert(name.clone(), Arc::new(running));
         }

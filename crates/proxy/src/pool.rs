@@ -51,6 +51,7 @@ impl Ticket {
             _permit: permit,
         };
         ticket.breaker().connection_opened();
+        ticket.cluster.stats.cx_total.inc();
         ticket
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::cluster::{Discovery, Thresholds};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use super::{Answer, Asked, Context};
 use crate::balance::{Bar, Member};
 use crate::cluster::Cluster;
+use crate::stats::Usage;
 
 /// `/clusters`
 pub(super) fn page(context: &Context, asked: &Asked) -> Answer {
@@ -87,8 +89,16 @@ fn address(target: &Target) -> String {
 fn facts(priority: u32, member: &Member) -> Vec<(&'static str, String)> {
     let endpoint = &member.endpoint;
     let locality = &member.locality;
+    let usage = |counter: fn(&Usage) -> &AtomicU64| {
+        let counter = counter(&member.load.usage);
+        counter.load(Ordering::Relaxed).to_string()
+    };
     vec![
+        ("cx_connect_fail", usage(|usage| &usage.connect_failures)),
         ("rq_active", member.load.active().to_string()),
+        ("rq_error", usage(|usage| &usage.errors)),
+        ("rq_timeout", usage(|usage| &usage.timeouts)),
+        ("rq_total", usage(|usage| &usage.requests)),
         ("hostname", endpoint.hostname.clone().unwrap_or_default()),
         ("health_flags", flags(member)),
         ("weight", endpoint.weight.to_string()),

@@ -15,6 +15,7 @@ pub(super) fn page(context: &Context, asked: &Asked) -> Answer {
     if asked.value("format") == Some("prometheus") {
         return prometheus(context, asked);
     }
+    crate::stats::refresh(&context.shared);
     let all = context.shared.registry.stats().text("");
     let used = asked.has("usedonly");
     let wanted = all.lines().filter(|line| {
@@ -40,6 +41,7 @@ pub(super) fn page(context: &Context, asked: &Asked) -> Answer {
 
 /// `/stats/prometheus` and `/metrics`
 pub(super) fn prometheus(context: &Context, _: &Asked) -> Answer {
+    crate::stats::refresh(&context.shared);
     Answer {
         kind: text::CONTENT_TYPE,
         ..Answer::text(context.shared.registry.prometheus(SystemTime::now()))

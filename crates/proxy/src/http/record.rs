@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Request;
 use crate::headers::Known;
 use crate::message::{RequestHead, ResponseHead};
+use crate::stats;
 
 struct Asked<'a>(&'a RequestHead);
 
@@ -122,6 +123,12 @@ pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &Respo
     };
     record.span = request.span.as_ref();
     record.connection_id = connection.id;
+    request.proxy.stats.completed(record.status);
+    if let Some(cluster) = cluster
+        && (request.attempts > 0 || record.reason.is_some_and(stats::is_overflow))
+    {
+        cluster.stats.completed(record.status, record.reason);
+    }
     let draw = worker.random();
     let logs = request.proxy.logs.iter();
     let logs = logs.filter(|log| log.wants(&record, draw));

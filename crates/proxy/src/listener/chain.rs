@@ -162,7 +162,13 @@ mod tests {
             buffer_limit: 0,
             access_logs: Vec::new(),
         };
-        Listener::new(Arc::new(config), None, None, &crate::logs::Logs::default())
+        Listener::new(
+            Arc::new(config),
+            None,
+            None,
+            &crate::logs::Logs::default(),
+            &ripstop_telemetry::Stats::default(),
+        )
     }
 
     fn facts<'a>(destination: &str, sni: &'a str, alpn: &'a [&'a str]) -> Facts<'a> {

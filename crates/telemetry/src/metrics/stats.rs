@@ -133,6 +133,11 @@ impl Stats {
         }
     }
 
+    /// Shows a counter that was counted with before it had a name. A name that is taken stays with its counter.
+    pub fn adopt(&self, scope: Scope<'_>, name: &str, counter: &Counter) {
+        self.number(scope, name, || Number::Counter(counter.clone()));
+    }
+
     fn number(&self, scope: Scope<'_>, name: &str, fresh: impl FnOnce() -> Number) -> Number {
         let (prefix, family, label) = scope.parts();
         let mut pairs: Vec<(&str, &str)> = Vec::new();
