@@ -158,10 +158,14 @@ impl Reply {
             self.input = worker.take_buffer();
             self.input.extend_from_slice(rest);
         }
-        let accepted = match http1::accept(head, self.asked) {
+        let mut accepted = match http1::accept(head, self.asked) {
             Ok(accepted) => accepted,
             Err(error) => return Some(Err(malformed(error))),
         };
+        if accepted.framing == Framing::Length(0) {
+            // Over with its head: no piece of it will come that could say so.
+            accepted.framing = Framing::None;
+        }
         if !accepted.interim {
             self.answered = true;
             self.accepted = accepted;
