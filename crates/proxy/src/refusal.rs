@@ -172,7 +172,13 @@ mod tests {
             buffer_limit: 0,
             access_logs: Vec::new(),
         };
-        let listener = Listener::new(Arc::new(config), None, None, &Logs::default());
+        let listener = Listener::new(
+            Arc::new(config),
+            None,
+            None,
+            &Logs::default(),
+            &ripstop_telemetry::Stats::default(),
+        );
         Arc::new(listener)
     }
 
