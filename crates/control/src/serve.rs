@@ -243,10 +243,13 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     };
     running.set_sources(&options.sources).await?;
     // A source answers within a disk read; what it cannot read is an answer too.
-    for _ in 0..running.sources.len() {
-        if let Some(change) = incoming.recv().await {
-            apply(&plane, change).await;
-        }
+    let mut answered = BTreeSet::new();
+    while answered.len() < running.sources.len() {
+        let Some(change) = incoming.recv().await else {
+            break;
+        };
+        answered.insert(change.source().clone());
+        apply(&plane, change).await;
     }
     let stopped = running.stop.subscribe();
     let tasks = &mut running.tasks;

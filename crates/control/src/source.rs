@@ -21,6 +21,14 @@ pub enum Change {
     Failed { source: Arc<str>, error: String },
 }
 
+impl Change {
+    pub fn source(&self) -> &Arc<str> {
+        match self {
+            Change::Listing { source, .. } | Change::Failed { source, .. } => source,
+        }
+    }
+}
+
 /// A source that is being watched.
 pub trait Source: Send + 'static {
     /// Sends a first listing at once, and another after every change, until the receiver is gone.
