@@ -362,18 +362,24 @@ async fn one<D: Downstream>(
         plan.cluster,
         plan.forward.priority,
         &member,
-        strict,
+        pool::Wanted {
+            strict,
+            head: down.request(),
+            upgrade: down.admitted().upgrade,
+        },
     );
-    let mut opening = std::pin::pin!(opening);
     let limit = earliest([per_try, plan.deadline, plan.stream_deadline]);
-    // A pooled connection is there at once: no timer is made for it.
-    let at_once = poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx))).await;
-    let opened = match (at_once, limit) {
-        (Poll::Ready(opened), _) => opened,
-        (Poll::Pending, None) => opening.await,
-        (Poll::Pending, Some(limit)) => tokio::time::timeout_at(limit, opening)
-            .await
-            .unwrap_or_else(|_| Err(timed_out(plan, per_try))),
+    let opened = {
+        let mut opening = std::pin::pin!(opening);
+        // A pooled connection is there at once: no timer is made for it.
+        let at_once = poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx))).await;
+        match (at_once, limit) {
+            (Poll::Ready(opened), _) => opened,
+            (Poll::Pending, None) => opening.await,
+            (Poll::Pending, Some(limit)) => tokio::time::timeout_at(limit, opening)
+                .await
+                .unwrap_or_else(|_| Err(timed_out(plan, per_try))),
+        }
     };
     let mut up = opened?;
     request.upstream_local = up.local();

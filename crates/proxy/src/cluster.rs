@@ -8,7 +8,6 @@ use arc_swap::{ArcSwap, Guard};
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds};
 use ripstop_model::snapshot::route::Priority;
-use ripstop_model::snapshot::tls::UpstreamTls;
 use ripstop_model::snapshot::{Endpoints, Name};
 use ripstop_telemetry::Stats;
 use ripstop_telemetry::record::{Known, Service};
@@ -18,6 +17,7 @@ use crate::balance::{Balance, Bar, Panic, Roster};
 use crate::health::outlier::Detector;
 use crate::labels;
 use crate::stats;
+use crate::tls::{Secrets, Transports};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -128,6 +128,8 @@ pub struct Cluster {
     pub config: Arc<cluster::Cluster>,
     default: Breaker,
     high: Breaker,
+    /// How its members are spoken to.
+    pub transports: Transports,
     endpoints: ArcSwap<Option<Arc<Endpoints>>>,
     /// What telemetry says of the service behind it.
     pub service: Option<Known<Service>>,
@@ -145,6 +147,7 @@ impl Cluster {
         config: Arc<cluster::Cluster>,
         old: Option<&Arc<Cluster>>,
         stats: &Stats,
+        secrets: &Secrets,
     ) -> Cluster {
         let endpoints = match (&config.discovery, old) {
             (Discovery::Static(endpoints), _) => Some(endpoints.clone()),
@@ -178,6 +181,7 @@ impl Cluster {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             default: Breaker::new(config.breakers.default.clone()),
             high: Breaker::new(config.breakers.high.clone()),
+            transports: Transports::new(&config.transport, secrets),
             endpoints: ArcSwap::from_pointee(endpoints),
             roster: ArcSwap::from_pointee(roster),
             config,
@@ -199,20 +203,6 @@ impl Cluster {
                 .is_some_and(|outlier| outlier.keep_last),
         };
         Balance::new(self.config.lb.clone(), panic)
-    }
-
-    /// The transport of a member: the first match on its metadata, else the default. `None` is plain text.
-    pub fn transport(&self, member: &crate::balance::Member) -> Option<&Arc<UpstreamTls>> {
-        let transport = &self.config.transport;
-        let wanted = &member.endpoint.transport;
-        let found = transport.matches.iter().find(|candidate| {
-            let mut criteria = candidate.criteria.iter();
-            criteria.all(|(key, value)| wanted.get(key) == Some(value))
-        });
-        match found {
-            Some(found) => found.tls.as_ref(),
-            None => transport.default.as_ref(),
-        }
     }
 
     pub fn breaker(&self, priority: Priority) -> &Breaker {

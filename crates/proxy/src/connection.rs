@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ripstop_identity::alpn::{self, Carried};
 use ripstop_model::authz::Caller;
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::Name;
@@ -14,6 +15,8 @@ use ripstop_model::snapshot::http::Codec;
 use ripstop_model::snapshot::listener::{Direction, Terminal, TransportProtocol};
 use tokio::net::TcpStream;
 
+use crate::downstream;
+use crate::http2;
 use crate::listener::{self, chain};
 use crate::live::{Chain, Listener, Tables};
 use crate::message::Scheme;
@@ -213,12 +216,16 @@ async fn open(
         refuse(&listener, peer, Reason::ListenerNotFound);
         return;
     };
-    let (stream, tls): (Stream, Option<TlsFacts>) = match &chain.config.tls {
+    let (stream, tls) = match &chain.tls {
         None => (Stream::Tcp(stream), None),
-        Some(_) => {
-            refuse(&listener, peer, Reason::TlsFailure);
-            return;
-        }
+        Some(terminator) => match terminator.accept(stream).await {
+            Ok((stream, facts)) => (stream, Some(facts)),
+            Err(error) => {
+                tracing::debug!(listener = %listener.config.name, %peer, %error, "TLS refused");
+                refuse(&listener, peer, error.kind);
+                return;
+            }
+        },
     };
     let caller = Caller {
         principals: tls.as_ref().and_then(|tls| tls.principals.clone()),
@@ -255,10 +262,26 @@ async fn open(
     let http = chain.http.as_ref();
     let _active = http.map(|http| http.stats.connection(connection.tls.is_some()));
     match &chain.config.terminal {
-        Terminal::Http(proxy) if proxy.codec != Codec::Http2 => {
-            crate::downstream::serve(connection, stream).await;
-        }
-        Terminal::Http(_) | Terminal::Tcp(_) => refuse(&listener, peer, Reason::UnsupportedVersion),
+        Terminal::Http(proxy) => match http_version(proxy.codec, &connection) {
+            Codec::Http2 => http2::server::serve(connection, stream, Vec::new()).await,
+            Codec::Http1 => downstream::serve(connection, stream).await,
+            Codec::Auto => downstream::serve_either(connection, stream).await,
+        },
+        Terminal::Tcp(_) => refuse(&listener, peer, Reason::UnsupportedVersion),
+    }
+}
+
+/// The version of HTTP that a connection must speak; [`Codec::Auto`]: as its first bytes say. What was agreed by ALPN
+/// holds.
+fn http_version(codec: Codec, connection: &Connection) -> Codec {
+    let token = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    match (
+        codec,
+        token.and_then(|token| alpn::carried(token.as_bytes())),
+    ) {
+        (Codec::Auto, Some(Carried::Http1)) => Codec::Http1,
+        (Codec::Auto, Some(Carried::Http2)) => Codec::Http2,
+        (codec, _) => codec,
     }
 }
 

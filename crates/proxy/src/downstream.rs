@@ -21,6 +21,7 @@ use crate::http1::{
     self, Admitted, Framing, Limits, Problem, Progress, RequestParser, Rules, Upgrade,
     downstream_framing,
 };
+use crate::http2::{self, PREFACE};
 use crate::live::Tables;
 use crate::message::{Method, RequestHead, ResponseHead, Version};
 use crate::stream::{Outbox, Stream};
@@ -30,8 +31,8 @@ use crate::worker::Timer;
 const PIPELINED: usize = 64 * 1024;
 /// How long a closing connection is read, so that its peer can read the last response (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
-/// HTTP/2's connection preface (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// So many bytes of HTTP/2's preface tell it from every HTTP/1 request (`PRI ` is nobody's method).
+const TELLING: usize = 4;
 
 /// One HTTP/1 connection and the request it is at.
 pub struct Http1 {
@@ -50,6 +51,8 @@ pub struct Http1 {
 struct Intake {
     /// Bytes that came and are not used yet.
     input: Vec<u8>,
+    /// Too few bytes to tell HTTP/1 from HTTP/2.
+    begun: Vec<u8>,
     parser: RequestParser,
     head: RequestHead,
     admitted: Admitted,
@@ -74,6 +77,11 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream) {
     Http1::new(connection, stream).run(false).await;
 }
 
+/// As [`serve`]; hands the connection to HTTP/2 if it begins with that protocol's preface.
+pub async fn serve_either(connection: Rc<Connection>, stream: Stream) {
+    Http1::new(connection, stream).run(true).await;
+}
+
 impl Http1 {
     fn new(connection: Rc<Connection>, stream: Stream) -> Http1 {
         Http1 {
@@ -81,6 +89,7 @@ impl Http1 {
             stream,
             intake: Intake {
                 input: Vec::new(),
+                begun: Vec::new(),
                 parser: RequestParser::default(),
                 head: RequestHead::default(),
                 admitted: Admitted::default(),
@@ -107,7 +116,10 @@ impl Http1 {
                     Box::pin(http::serve(&self.connection.clone(), &mut self, &mut timer)).await;
                 }
                 Ok(Arrival::Gone) => return,
-                Ok(Arrival::Preface) => return,
+                Ok(Arrival::Preface) => {
+                    let early = std::mem::take(&mut self.intake.input);
+                    return http2::server::serve(self.connection, self.stream, early).await;
+                }
                 Err(reason) => {
                     self.intake.keep_alive = false;
                     http::refuse(&self.connection.clone(), &mut self, reason);
@@ -255,10 +267,21 @@ impl Intake {
             input
         };
         if self.parser.is_idle() {
-            let beginning = bytes.get(..PREFACE.len()).unwrap_or(bytes);
-            if preface && PREFACE.starts_with(beginning) {
-                self.input = keep(bytes);
-                return Some(Ok(Arrival::Preface));
+            if preface {
+                if !self.begun.is_empty() {
+                    let mut all = std::mem::take(&mut self.begun);
+                    all.extend_from_slice(bytes);
+                    return self.feed(connection, proxy, &all, preface);
+                }
+                let beginning = bytes.get(..TELLING).unwrap_or(bytes);
+                if PREFACE.starts_with(beginning) && bytes.len() < TELLING {
+                    self.begun = keep(bytes);
+                    return None;
+                }
+                if PREFACE.starts_with(beginning) {
+                    self.input = keep(bytes);
+                    return Some(Ok(Arrival::Preface));
+                }
             }
             self.head = worker.take_head();
         }

@@ -31,6 +31,7 @@ pub mod headers;
 pub mod health;
 pub mod http;
 pub mod http1;
+pub mod http2;
 pub mod labels;
 pub mod listener;
 pub mod live;
@@ -48,6 +49,7 @@ pub mod retry;
 pub mod route;
 pub mod stats;
 pub mod stream;
+pub mod tls;
 pub mod trace;
 pub mod upstream;
 pub mod worker;
@@ -64,12 +66,15 @@ use std::time::Duration;
 
 use ripstop_model::seam::{AppSockets, Family};
 use ripstop_model::snapshot::endpoint::Workload;
+use ripstop_model::snapshot::tls::Secret;
 use ripstop_model::snapshot::{Name, Snapshot};
 use ripstop_model::spiffe::Spiffe;
 use ripstop_telemetry::record::{self, Known};
 
 use crate::drain::{Drain, Phase};
 use crate::live::{ListenError, Live};
+pub use crate::tls::Identity;
+use crate::tls::Secrets;
 
 /// What a proxy is started with.
 pub struct Options {
@@ -89,15 +94,10 @@ pub struct Options {
     pub workload: Option<(Workload, Spiffe)>,
     /// Certificate and trust of a member of the mesh; `None`: only what the configuration itself carries.
     pub identity: Option<Identity>,
+    /// Certificates and validation contexts that the configuration refers to by name.
+    pub secrets: Vec<Arc<Secret>>,
     /// How long [`Running::drain`] lets requests go on.
     pub drain_time: Duration,
-}
-
-/// Who this proxy is to others. Both are swapped at run time, under every connection made later.
-#[derive(Clone)]
-pub struct Identity {
-    pub certificate: Arc<ripstop_identity::tls::Slot>,
-    pub trust: Arc<ripstop_identity::bundle::Trust>,
 }
 
 /// What a sidecar has beyond a proxy: a foot in its application's namespace.
@@ -154,7 +154,6 @@ pub struct Shared {
     /// What it tells its peers in the mesh ([`peer::HEADER`]).
     pub introduction: Option<Arc<str>>,
     pub trust_domain: Arc<str>,
-    pub identity: Option<Identity>,
     totals: stats::Totals,
     source: Option<Ipv4Addr>,
     start: std::time::Instant,
@@ -271,8 +270,15 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         sockets = Some(sidecar.sockets);
         source = sidecar.source;
     }
+    let secrets = Secrets::new(options.identity);
+    for secret in &options.secrets {
+        if let Err(error) = secrets.set(secret) {
+            // What refers to it fails closed, each with this cause; the rest runs.
+            tracing::error!(secret = %secret.name, %error, "a secret cannot be used");
+        }
+    }
     let shared = Arc::new(Shared {
-        live: Live::new(workers, adopted, options.registry.clone()),
+        live: Live::new(workers, adopted, options.registry.clone(), secrets),
         totals: stats::Totals::new(options.registry.stats()),
         drain: Drain::default(),
         demand: options.demand,
@@ -293,7 +299,6 @@ pub fn run(options: Options) -> Result<Running, StartError> {
             .workload
             .as_ref()
             .map(|(workload, _)| peer::introduction(workload).into()),
-        identity: options.identity,
         source,
         start: std::time::Instant::now(),
         open: AtomicUsize::new(0),

@@ -21,6 +21,7 @@ use crate::logs::Logs;
 use crate::refusal;
 use crate::route;
 use crate::stats;
+use crate::tls::{Secrets, Terminator};
 
 /// Everything the data path looks up, of one moment. A request uses one from start to end.
 #[derive(Default)]
@@ -51,6 +52,8 @@ pub struct Chain {
     pub config: Arc<FilterChain>,
     /// Network-level authorization.
     pub judge: Judge,
+    /// `None`: plain text.
+    pub tls: Option<Terminator>,
     /// `None` where the chain ends in a TCP proxy.
     pub http: Option<Proxy>,
 }
@@ -63,6 +66,7 @@ impl Listener {
         old: Option<&Listener>,
         logs: &Logs,
         stats: &Stats,
+        secrets: &Secrets,
     ) -> Listener {
         let address = sockets.as_ref().map(|sockets| sockets.address);
         let name = stats::listener_name(address.unwrap_or(config.address));
@@ -70,12 +74,13 @@ impl Listener {
             old.into_iter()
                 .flat_map(|old| old.chains.iter().chain(&old.default_chain))
                 .find(|kept| Arc::ptr_eq(&kept.config, chain) || kept.config == *chain)
+                .filter(|kept| !kept.is_broken())
                 .cloned()
-                .unwrap_or_else(|| Arc::new(Chain::new(chain.clone(), logs, stats)))
+                .unwrap_or_else(|| Arc::new(Chain::new(chain.clone(), logs, stats, secrets)))
         };
         let refusing = Arc::new(refusal::chain(&config.access_logs));
         Listener {
-            refusing: Arc::new(Chain::new(refusing, logs, stats)),
+            refusing: Arc::new(Chain::new(refusing, logs, stats, secrets)),
             chains: config.chains.iter().map(chain).collect(),
             default_chain: config.default_chain.as_ref().map(chain),
             stats: stats::Listener::new(stats, &name),
@@ -93,16 +98,29 @@ impl Listener {
 }
 
 impl Chain {
-    fn new(config: Arc<FilterChain>, logs: &Logs, stats: &Stats) -> Chain {
+    fn new(config: Arc<FilterChain>, logs: &Logs, stats: &Stats, secrets: &Secrets) -> Chain {
         let http = match &config.terminal {
             Terminal::Http(proxy) => Some(Proxy::new(proxy.clone(), logs, stats)),
             Terminal::Tcp(_) => None,
         };
+        let tls = config
+            .tls
+            .as_ref()
+            .map(|tls| Terminator::new(tls, config.handshake_timeout, secrets));
+        if let Some(error) = tls.as_ref().and_then(Terminator::error) {
+            tracing::error!(chain = %config.name, %error, "connections to this chain are refused");
+        }
         Chain {
+            tls,
             http,
             judge: Judge::new(&config.authz),
             config,
         }
+    }
+
+    /// Whether part of it could not be compiled: worth trying again at the next change.
+    fn is_broken(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.error().is_some())
     }
 }
 
@@ -124,6 +142,7 @@ pub struct Live {
     workers: usize,
     pub logs: Logs,
     registry: Arc<Registry>,
+    pub secrets: Secrets,
     /// Held while a snapshot is applied, never on the data path.
     applying: Mutex<Adopted>,
 }
@@ -136,6 +155,7 @@ impl Live {
         workers: usize,
         adopted: HashMap<Name, Arc<Sockets>>,
         registry: Arc<Registry>,
+        secrets: Secrets,
     ) -> Live {
         Live {
             tables: ArcSwap::default(),
@@ -144,6 +164,7 @@ impl Live {
             workers,
             logs: Logs::default(),
             registry,
+            secrets,
             applying: Mutex::new(adopted),
         }
     }
@@ -173,13 +194,16 @@ impl Live {
                 let kept = old
                     .clusters
                     .get(name)
-                    .filter(|kept| Arc::ptr_eq(&kept.config, config) || kept.config == *config);
+                    .filter(|kept| Arc::ptr_eq(&kept.config, config) || kept.config == *config)
+                    .filter(|kept| !kept.transports.is_broken());
                 let cluster = match kept {
                     Some(kept) => kept.clone(),
-                    None => {
-                        let before = old.clusters.get(name);
-                        Arc::new(Cluster::new(config.clone(), before, self.registry.stats()))
-                    }
+                    None => Arc::new(Cluster::new(
+                        config.clone(),
+                        old.clusters.get(name),
+                        self.registry.stats(),
+                        &self.secrets,
+                    )),
                 };
                 cluster.follow(&snapshot.endpoints);
                 (name.clone(), cluster)
@@ -219,6 +243,7 @@ impl Live {
                 before.map(|old| &**old),
                 &self.logs,
                 self.registry.stats(),
+                &self.secrets,
             );
             listeners.insert(name.clone(), Arc::new(running));
         }

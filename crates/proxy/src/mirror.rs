@@ -86,7 +86,11 @@ impl Shadow {
             &self.cluster,
             self.priority,
             &picked.member,
-            true,
+            pool::Wanted {
+                strict: true,
+                head: &self.head,
+                upgrade: None,
+            },
         )
         .await?;
         let framing = match self.body.len() {

@@ -10,6 +10,7 @@ use ripstop_model::snapshot::endpoint::Workload;
 use crate::balance::Member;
 use crate::cluster::Cluster;
 use crate::message::RequestHead;
+use crate::tls::Transport;
 use crate::worker::Worker;
 
 /// `app=…;cluster=…;name=…;…`: keys in a fixed order, values without `;`.
@@ -67,7 +68,8 @@ pub(crate) fn introduce(
     head: &mut RequestHead,
 ) {
     if let Some(introduction) = &worker.shared.introduction {
-        match cluster.transport(member).is_some() {
+        let transport = cluster.transports.of(&member.endpoint);
+        match matches!(transport, Transport::Tls(tls) if tls.is_mesh()) {
             true => head.headers.set_named(HEADER, &**introduction),
             false => head.headers.remove_named(HEADER),
         };

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ripstop_identity::alpn::Carried;
 use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::cluster::Protocol;
 use ripstop_model::snapshot::endpoint::Target;
 use ripstop_model::snapshot::listener::Direction;
 use ripstop_model::snapshot::route::Priority;
@@ -20,9 +22,14 @@ use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::dial::{self, Dial};
 use crate::error::{Error, Retry};
+use crate::http1::Upgrade;
+use crate::http2::{self, Lease, Session, Sessions, Tell, Waiting};
 use crate::live::Tables;
+use crate::message::{RequestHead, Version};
 use crate::stream::Stream;
+use crate::tls::{Carries, Proof, Transport};
 use crate::upstream::{Http1, Leg};
+use crate::worker::Worker;
 
 /// What a pooled connection may be reused for: the same endpoint over the same transport.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,99 +87,269 @@ struct Pool {
     idle: HashMap<Key, Vec<Box<Http1>>>,
     /// Requests of this worker that wait at the limit, first come first served.
     waiting: VecDeque<(Key, oneshot::Sender<Box<Http1>>)>,
+    sessions: Sessions,
 }
 
-/// An HTTP/1 connection to a member, for one exchange: pooled if one is silent, else fresh.
+/// What a request asks of the connection it goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Must not be sent twice: a reused connection is asked of the kernel before it is trusted.
+    pub strict: bool,
+    pub head: &'a RequestHead,
+    pub upgrade: Option<Upgrade>,
+}
+
+/// A connection to a member, for one exchange: pooled if one is silent or has room, else fresh.
 pub async fn acquire(
     connection: &Rc<Connection>,
     cluster: &Arc<Cluster>,
     priority: Priority,
-    member: &Member,
-    strict: bool,
+    member: &Arc<Member>,
+    wanted: Wanted<'_>,
 ) -> Result<Leg, Error> {
     let worker = &connection.worker;
+    let transport = cluster.transports.of(&member.endpoint);
+    let carries = carries(cluster, transport, wanted);
+    let authority = wanted.head.authority();
     let key = Key {
         address: member.endpoint.address.clone(),
-        transport: 0,
+        transport: key_of(transport, member, authority, carries),
     };
     let now = Instant::now();
-    if let Some(idle) = worker.pools.take(cluster, &key, strict, now) {
+    if matches!(carries, Carries::Http2 | Carries::Http) {
+        while let Some(session) = worker.pools.session(cluster, &key, now) {
+            if let Some(lease) = Lease::of(&session).await {
+                return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
+            }
+        }
+    }
+    let place = Place {
+        connection,
+        cluster,
+        priority,
+        member,
+        authority,
+    };
+    if carries == Carries::Http2 {
+        return place.session(key).await;
+    }
+    if let Some(idle) = worker.pools.take(cluster, &key, wanted.strict, now) {
         return Ok(Leg::Http1(idle));
     }
     let breaker = cluster.breaker(priority);
     let _pending = breaker.pending().map_err(Error::terminal)?;
-    let ticket = match ticket(connection, cluster, priority, &key).await? {
-        Place::Given(given) => return Ok(Leg::Http1(given)),
-        Place::Free(ticket) => ticket,
+    let ticket = match place.ticket(&key).await? {
+        Turn::Given(given) => return Ok(Leg::Http1(given)),
+        Turn::Free(ticket) => ticket,
     };
-    let stream = open(connection, cluster, member).await?;
+    let (stream, proof) = place.open(carries).await?;
+    let chosen = proof.as_ref().and_then(Proof::carried);
+    if carries == Carries::Http && chosen == Some(Carried::Http2) {
+        return place.adopt(key, stream, ticket).await;
+    }
     let fresh = Http1::new(worker.clone(), cluster.clone(), key, stream, ticket);
     Ok(Leg::Http1(Box::new(fresh)))
 }
 
+/// Which protocol the request goes by. A WebSocket handshake stays on HTTP/1 where there is a choice.
+fn carries(cluster: &Cluster, transport: Transport<'_>, wanted: Wanted<'_>) -> Carries {
+    let upgrades = wanted.upgrade == Some(Upgrade::WebSocket);
+    match &cluster.config.protocol {
+        Protocol::Http1(_) => Carries::Http1,
+        Protocol::Http2(_) => Carries::Http2,
+        Protocol::Downstream { .. } if wanted.head.version == Version::Http2 => Carries::Http2,
+        Protocol::Alpn { .. } if matches!(transport, Transport::Tls(_)) && !upgrades => {
+            Carries::Http
+        }
+        Protocol::Downstream { .. } | Protocol::Alpn { .. } => Carries::Http1,
+    }
+}
+
+/// 0 for plain text: HTTP/1 and HTTP/2 are kept apart by their kind of connection.
+fn key_of(transport: Transport<'_>, member: &Member, authority: &str, carries: Carries) -> u64 {
+    match (transport, address_of(member)) {
+        (Transport::Tls(tls), Some(address)) => {
+            let host = member.endpoint.hostname.as_deref();
+            tls.key(carries, &tls.server_name(authority, host, address.ip()))
+        }
+        _ => 0,
+    }
+}
+
+/// A connection that is being opened, and for whom.
+struct Place<'a> {
+    connection: &'a Rc<Connection>,
+    cluster: &'a Arc<Cluster>,
+    priority: Priority,
+    member: &'a Arc<Member>,
+    authority: &'a str,
+}
+
+impl Place<'_> {
+    /// A stream on an HTTP/2 connection that this request, or one before it, opens. Requests that come meanwhile wait
+    /// for it instead of opening more, and it is opened even if this request does not wait to the end.
+    async fn session(&self, key: Key) -> Result<Leg, Error> {
+        let breaker = self.cluster.breaker(self.priority);
+        let _pending = breaker.pending().map_err(Error::terminal)?;
+        let pools = &self.connection.worker.pools;
+        let session = loop {
+            let waiting = match pools.opening(self.cluster, &key) {
+                Some(waiting) => waiting,
+                None => self.start(&key),
+            };
+            let session = waiting.session().await?;
+            if let Some(lease) = Lease::of(&session).await {
+                break lease;
+            }
+        };
+        Ok(Leg::Http2(Box::new(http2::client::Http2::new(session))))
+    }
+
+    /// Opens a connection in a task of its own.
+    fn start(&self, key: &Key) -> Waiting {
+        let pools = &self.connection.worker.pools;
+        let (tell, waiting) = pools.begin(self.cluster, key);
+        let (connection, cluster) = (self.connection.clone(), self.cluster.clone());
+        let (member, authority) = (self.member.clone(), self.authority.to_owned());
+        let (priority, key) = (self.priority, key.clone());
+        tokio::task::spawn_local(async move {
+            let place = Place {
+                connection: &connection,
+                cluster: &cluster,
+                priority,
+                member: &member,
+                authority: &authority,
+            };
+            let outcome = place.begin(&key).await;
+            let pools = &connection.worker.pools;
+            pools.end(&cluster, &key, &tell, outcome);
+        });
+        waiting
+    }
+
+    async fn begin(&self, key: &Key) -> Result<Rc<Session>, Error> {
+        let ticket = match self.ticket(key).await? {
+            Turn::Free(ticket) => ticket,
+            // Of the other protocol: only its place is of use.
+            Turn::Given(idle) => idle.into_ticket(),
+        };
+        let (stream, _) = self.open(Carries::Http2).await?;
+        self.speak(stream, ticket).await
+    }
+
+    async fn speak(&self, stream: Stream, ticket: Ticket) -> Result<Rc<Session>, Error> {
+        let config = &self.cluster.config;
+        let settings = match &config.protocol {
+            Protocol::Http2(http2)
+            | Protocol::Downstream { http2, .. }
+            | Protocol::Alpn { http2, .. } => http2,
+            Protocol::Http1(_) => return Err(Error::terminal(Reason::UpstreamProtocol)),
+        };
+        Session::start(stream, settings, ticket, config.connect_timeout).await
+    }
+
+    /// The server chose HTTP/2.
+    async fn adopt(&self, key: Key, stream: Stream, ticket: Ticket) -> Result<Leg, Error> {
+        let session = self.speak(stream, ticket).await?;
+        let pools = &self.connection.worker.pools;
+        pools.adopt(self.cluster, key, session.clone());
+        match Lease::of(&session).await {
+            Some(lease) => Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease)))),
+            None => Err(Error::new(Reason::UpstreamClosed, Retry::Unprocessed)),
+        }
+    }
+
+    async fn open(&self, carries: Carries) -> Result<(Stream, Option<Proof>), Error> {
+        let application = self.connection.direction == Direction::Inbound;
+        let to = Opening {
+            worker: &self.connection.worker,
+            cluster: self.cluster,
+            member: self.member,
+            authority: self.authority,
+            application,
+        };
+        open(to, carries).await
+    }
+    /// A place among the cluster's connections. At the limit an idle connection to another member gives way, here or on
+    /// another worker; otherwise the request waits its turn.
+    async fn ticket(&self, key: &Key) -> Result<Turn, Error> {
+        let worker = &self.connection.worker;
+        let high = self.priority == Priority::High;
+        let free = |permit| Ok(Turn::Free(Ticket::new(self.cluster.clone(), high, permit)));
+        let Some(permits) = self.cluster.breaker(self.priority).permits() else {
+            return free(None);
+        };
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return free(Some(permit));
+        }
+        let given = worker.pools.wait(self.cluster, key);
+        worker.pools.give_up_idle();
+        worker.shared.want_connection(worker.index);
+        tokio::select! {
+            biased;
+            Ok(idle) = given => Ok(Turn::Given(idle)),
+            permit = permits.clone().acquire_owned() => match permit {
+                Ok(permit) => free(Some(permit)),
+                Err(_) => Err(Error::terminal(Reason::CircuitOpenConnections)),
+            },
+        }
+    }
+}
+
 /// What waiting at the limit brought.
-enum Place {
+enum Turn {
     /// The right to open a connection.
     Free(Ticket),
     /// A connection that another request of this worker has finished with.
     Given(Box<Http1>),
 }
 
-/// A place among the cluster's connections. At the limit an idle connection to another member gives way, here or on
-/// another worker; otherwise the request waits its turn.
-async fn ticket(
-    connection: &Connection,
-    cluster: &Arc<Cluster>,
-    priority: Priority,
-    key: &Key,
-) -> Result<Place, Error> {
-    let worker = &connection.worker;
-    let high = priority == Priority::High;
-    let free = |permit| Ok(Place::Free(Ticket::new(cluster.clone(), high, permit)));
-    let Some(permits) = cluster.breaker(priority).permits() else {
-        return free(None);
-    };
-    if let Ok(permit) = permits.clone().try_acquire_owned() {
-        return free(Some(permit));
-    }
-    let given = worker.pools.wait(cluster, key);
-    worker.pools.give_up_idle();
-    worker.shared.want_connection(worker.index);
-    tokio::select! {
-        biased;
-        Ok(idle) = given => Ok(Place::Given(idle)),
-        permit = permits.clone().acquire_owned() => match permit {
-            Ok(permit) => free(Some(permit)),
-            Err(_) => Err(Error::terminal(Reason::CircuitOpenConnections)),
-        },
-    }
+/// What is connected to.
+#[derive(Clone, Copy)]
+pub(crate) struct Opening<'a> {
+    pub(crate) worker: &'a Worker,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) member: &'a Member,
+    pub(crate) authority: &'a str,
+    /// Dial inside the application's namespace.
+    pub(crate) application: bool,
 }
 
 /// Opens a connection and, where the member wants it, TLS on it.
-async fn open(
-    connection: &Connection,
-    cluster: &Cluster,
-    member: &Member,
-) -> Result<Stream, Error> {
+pub(crate) async fn open(
+    to: Opening<'_>,
+    carries: Carries,
+) -> Result<(Stream, Option<Proof>), Error> {
+    let config = &to.cluster.config;
     let dial = Dial {
-        timeout: cluster.config.connect_timeout,
-        keepalive: cluster.config.keepalive,
-        application: connection.direction == Direction::Inbound,
+        timeout: config.connect_timeout,
+        keepalive: config.keepalive,
+        application: to.application,
     };
     let failed = |error: std::io::Error| {
         Error::new(Reason::ConnectFailure, Retry::Unprocessed).because(error)
     };
-    let tcp = match &member.endpoint.address {
-        Target::Socket(address) => dial::connect(&connection.worker, *address, &dial).await?,
+    let (tcp, address) = match &to.member.endpoint.address {
+        Target::Socket(address) => (dial::connect(to.worker, *address, &dial).await?, *address),
         Target::Pipe(path) => {
             let unix = UnixStream::connect(path).await.map_err(failed)?;
-            return Ok(Stream::Unix(unix));
+            return Ok((Stream::Unix(unix), None));
         }
         Target::Name { .. } => return Err(Error::new(Reason::DnsFailure, Retry::Unprocessed)),
     };
-    match cluster.transport(member) {
-        None => Ok(Stream::Tcp(tcp)),
-        Some(_) => Err(Error::new(Reason::TlsFailure, Retry::Never)),
+    match to.cluster.transports.of(&to.member.endpoint) {
+        Transport::Plain => Ok((Stream::Tcp(tcp), None)),
+        Transport::Broken(error) => {
+            Err(Error::terminal(Reason::TlsFailure).because(error.to_string()))
+        }
+        Transport::Tls(tls) => {
+            let host = to.member.endpoint.hostname.as_deref();
+            let name = tls.server_name(to.authority, host, address.ip());
+            let (stream, proof) = tls
+                .connect(tcp, carries, name, config.connect_timeout)
+                .await?;
+            Ok((stream, Some(proof)))
+        }
     }
 }
 
@@ -190,6 +367,7 @@ impl Pool {
             cluster: cluster.clone(),
             idle: HashMap::new(),
             waiting: VecDeque::new(),
+            sessions: Sessions::default(),
         }
     }
 }
@@ -205,6 +383,49 @@ impl Pools {
         pool.waiting.retain(|(_, waiter)| !waiter.is_closed());
         pool.waiting.push_back((key.clone(), give));
         given
+    }
+
+    /// What is known of a cluster's HTTP/2 connections.
+    fn with_sessions<R>(&self, cluster: &Arc<Cluster>, with: impl FnOnce(&mut Sessions) -> R) -> R {
+        let mut clusters = self.clusters.borrow_mut();
+        let pool = clusters
+            .entry(cluster.id)
+            .or_insert_with(|| Pool::new(cluster));
+        with(&mut pool.sessions)
+    }
+
+    fn session(&self, cluster: &Cluster, key: &Key, now: Instant) -> Option<Rc<Session>> {
+        let mut clusters = self.clusters.borrow_mut();
+        let pool = clusters.get_mut(&cluster.id)?;
+        pool.sessions.find(cluster, key, now)
+    }
+
+    fn opening(&self, cluster: &Arc<Cluster>, key: &Key) -> Option<Waiting> {
+        self.with_sessions(cluster, |sessions| sessions.opening(key))
+    }
+
+    fn begin(&self, cluster: &Arc<Cluster>, key: &Key) -> (Tell, Waiting) {
+        self.with_sessions(cluster, |sessions| sessions.begin(key))
+    }
+
+    fn end(
+        &self,
+        cluster: &Arc<Cluster>,
+        key: &Key,
+        tell: &Tell,
+        outcome: Result<Rc<Session>, Error>,
+    ) {
+        self.with_sessions(cluster, |sessions| sessions.end(key, tell, outcome));
+    }
+
+    fn adopt(&self, cluster: &Arc<Cluster>, key: Key, session: Rc<Session>) {
+        self.with_sessions(cluster, |sessions| sessions.insert(key, session));
+    }
+
+    /// HTTP/2 connections that are open.
+    pub fn sessions(&self) -> usize {
+        let clusters = self.clusters.borrow();
+        clusters.values().map(|pool| pool.sessions.len()).sum()
     }
 
     /// The most recently used connection that is still silent. `strict` asks the kernel, for requests that must not be
@@ -260,7 +481,8 @@ impl Pools {
                 !stack.is_empty()
             });
             pool.waiting.retain(|(_, waiter)| !waiter.is_closed());
-            !pool.idle.is_empty() || !pool.waiting.is_empty()
+            pool.sessions.sweep(&cluster, now);
+            !pool.idle.is_empty() || !pool.waiting.is_empty() || !pool.sessions.is_empty()
         });
     }
 
@@ -278,7 +500,10 @@ impl Pools {
         for pool in self.clusters.borrow_mut().values_mut() {
             if pool.cluster.is_at_limit() {
                 let stack = pool.idle.values_mut().find(|stack| !stack.is_empty());
-                drop(stack.and_then(Vec::pop));
+                match stack.and_then(Vec::pop) {
+                    Some(idle) => drop(idle),
+                    None => pool.sessions.give_up_idle(),
+                }
             }
         }
     }

@@ -178,6 +178,7 @@ mod tests {
             None,
             &Logs::default(),
             &ripstop_telemetry::Stats::default(),
+            &crate::tls::Secrets::default(),
         );
         Arc::new(listener)
     }
@@ -193,6 +194,7 @@ mod tests {
             registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
             spans: None,
             workload: None,
+            secrets: Vec::new(),
             identity: None,
             drain_time: Duration::ZERO,
         })

@@ -21,6 +21,7 @@ use crate::http1::write;
 use crate::http1::{
     self, Accepted, Asked, Framing, Limits, Problem, Progress, ResponseParser, Upgrade,
 };
+use crate::http2::client::Http2;
 use crate::message::{RequestHead, ResponseHead};
 use crate::pool::{Key, Ticket};
 use crate::stream::{Outbox, Stream};
@@ -32,7 +33,7 @@ pub struct Http1 {
     cluster: Arc<Cluster>,
     key: Key,
     stream: Stream,
-    _ticket: Ticket,
+    ticket: Ticket,
     served: u32,
     opened: Instant,
     /// The end of its last exchange.
@@ -74,7 +75,7 @@ impl Http1 {
             cluster,
             key,
             stream,
-            _ticket: ticket,
+            ticket,
             served: 0,
             opened: now,
             since: now,
@@ -83,6 +84,11 @@ impl Http1 {
             reply: Reply::default(),
             shutdown: false,
         }
+    }
+
+    /// Its place among the cluster's connections, for another one.
+    pub(crate) fn into_ticket(self) -> Ticket {
+        self.ticket
     }
 
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {
@@ -355,12 +361,14 @@ impl Upstream for Box<Http1> {
 /// One attempt, whichever protocol it is made over.
 pub enum Leg {
     Http1(Box<Http1>),
+    Http2(Box<Http2>),
 }
 
 macro_rules! either {
     ($leg:expr, $up:ident => $what:expr) => {
         match $leg {
             Leg::Http1($up) => $what,
+            Leg::Http2($up) => $what,
         }
     };
 }

@@ -74,6 +74,7 @@ fn start(text: &str) -> Running {
         spans: None,
         workload: None,
         identity: None,
+        secrets: Vec::new(),
         drain_time: Duration::from_secs(5),
     })
     .expect("threads");

@@ -69,6 +69,7 @@ async fn run(
         spans: None,
         workload: None,
         identity: None,
+        secrets: bootstrap.secrets.clone(),
         drain_time,
     })?;
     let failed = running.listen_errors.len();

@@ -9,7 +9,7 @@ use super::{Answer, Asked, Context};
 
 /// `/certs`
 pub(super) fn page(context: &Context, _: &Asked) -> Answer {
-    let Some(identity) = &context.shared.identity else {
+    let Some(identity) = context.shared.live.secrets.identity() else {
         return Answer::json(&json!({"certificates": []}));
     };
     let current = identity.certificate.current();

@@ -98,6 +98,7 @@ fn start() -> Proxy {
         registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
         spans: None,
         workload: None,
+        secrets: Vec::new(),
         identity: None,
         drain_time: Duration::from_secs(5),
     })

@@ -168,6 +168,7 @@ mod tests {
             None,
             &crate::logs::Logs::default(),
             &ripstop_telemetry::Stats::default(),
+            &crate::tls::Secrets::default(),
         )
     }
 

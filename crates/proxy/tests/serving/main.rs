@@ -77,6 +77,7 @@ fn start(text: &str, workers: usize) -> Running {
         spans: None,
         workload: None,
         identity: None,
+        secrets: Vec::new(),
         drain_time: Duration::from_secs(5),
     })
     .expect("threads");

@@ -141,6 +141,7 @@ fn start(
             certificate: identity.slot.clone(),
             trust: identity.trust.clone(),
         }),
+        secrets: Vec::new(),
         drain_time: DRAIN,
     })?;
     Ok(running)

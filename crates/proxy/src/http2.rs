@@ -1,0 +1,19 @@
+//! HTTP/2 on the `h2` crate, as [`crate::exchange`] sees it: a connection's streams in, one exchange each; and back.
+//!
+//! The crate does framing, HPACK, flow control and the checks of RFC 9113 on single messages; here are the limits, the
+//! life of connections, and the crossing between HTTP/1 and HTTP/2.
+
+pub(crate) mod client;
+mod flow;
+mod keepalive;
+mod rewound;
+pub mod server;
+mod session;
+
+pub(crate) use session::{Lease, Session, Sessions, Tell, Waiting};
+
+/// HTTP/2's connection preface (RFC 9113 section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes per stream that wait for the connection's turn to be written.
+const SEND_BUFFER: usize = 64 * 1024;

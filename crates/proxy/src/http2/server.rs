@@ -1,0 +1,507 @@
+//! A client's HTTP/2 connection: bytes in, each stream a request through [`crate::http`], responses out.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason as Code, RecvStream};
+use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::http::HttpProxy;
+use tokio::time::Instant;
+
+use super::SEND_BUFFER;
+use super::flow::{Broken, Inflow, Outflow};
+use super::keepalive::Keepalive;
+use super::rewound::Rewound;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::exchange::{Body, Downstream, Part};
+use crate::headers::Known;
+use crate::http;
+use crate::http1::{Admitted, Framing, Rules, Upgrade, admit_h2};
+use crate::message::{Method, RequestHead, ResponseHead};
+use crate::stream::Stream;
+use crate::worker::Timer;
+
+/// Between the connection's start and the end of its preface.
+const PREFACE_TIME: Duration = Duration::from_secs(10);
+/// How long a connection that was told to go away may stay without streams.
+const GOODBYE: Duration = Duration::from_secs(10);
+/// Streams that the client reset before it was answered: so many at once, and so many more each second. Real clients
+/// that cancel much stay below; a rapid-reset flood (CVE-2023-44487) does not.
+const RESETS: f64 = 500.0;
+const RESETS_PER_SECOND: f64 = 50.0;
+/// How long, and how much of, a request is still read that was answered before its end.
+const LINGER: Duration = Duration::from_secs(1);
+const SPILT: usize = 256 * 1024;
+/// Resets that the client provoked (CVE-2025-8671).
+const LOCAL_RESETS: usize = 500;
+/// A response whose client does not read is given up after this where no stream idle timeout is set.
+const STALLED: Duration = Duration::from_secs(300);
+
+/// Serves HTTP/2 to the connection's end. `early`: what was already read of it.
+pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
+    let view = connection.worker.view();
+    let chain = connection.chain(&view);
+    let Some(proxy) = &chain.http else {
+        return;
+    };
+    let config = proxy.config.clone();
+    drop((view, chain));
+    let mut settings = h2::server::Builder::new();
+    settings
+        .initial_window_size(config.http2.initial_stream_window)
+        .initial_connection_window_size(config.http2.initial_connection_window)
+        .max_concurrent_streams(config.http2.max_concurrent_streams)
+        .max_header_list_size(config.limits.max_request_headers_bytes)
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        .max_send_buffer_size(SEND_BUFFER);
+    let shaking = settings.handshake::<_, Bytes>(Rewound::new(early, stream));
+    let mut h2 = match tokio::time::timeout(PREFACE_TIME, shaking).await {
+        Ok(Ok(h2)) => h2,
+        Ok(Err(error)) => {
+            return tracing::debug!(peer = %connection.peer, %error, "HTTP/2 did not begin");
+        }
+        Err(_) => {
+            return tracing::debug!(peer = %connection.peer, "the HTTP/2 preface did not come");
+        }
+    };
+    let now = Instant::now();
+    let mut driver = Driver {
+        keepalive: Keepalive::new(config.http2.keepalive, h2.ping_pong(), now),
+        judged: connection.worker.view().version,
+        streams: Rc::new(Streams::new(now)),
+        opened: now,
+        lifetime: lifetime(&config, &connection),
+        served: 0,
+        closing: None,
+        timer: Timer::default(),
+        config,
+        connection,
+    };
+    std::future::poll_fn(|cx| driver.poll(cx, &mut h2)).await;
+}
+
+/// `max_connection_duration`, 10 % more or less, so that the connections of a moment do not all end together.
+fn lifetime(config: &HttpProxy, connection: &Connection) -> Option<Duration> {
+    let most = config.timeouts.max_connection_duration?;
+    let jitter = (connection.worker.random() % 2001) as f64 / 10_000.0;
+    Some(most.mul_f64(0.9 + jitter))
+}
+
+type Connected = h2::server::Connection<Rewound, Bytes>;
+
+/// One connection's life.
+struct Driver {
+    connection: Rc<Connection>,
+    config: std::sync::Arc<HttpProxy>,
+    streams: Rc<Streams>,
+    keepalive: Option<Keepalive>,
+    /// The version of the tables by which the connection was last allowed.
+    judged: u64,
+    opened: Instant,
+    lifetime: Option<Duration>,
+    served: u32,
+    /// Since when the client has been told to go away.
+    closing: Option<Instant>,
+    timer: Timer,
+}
+
+/// What the streams of a connection tell it.
+struct Streams {
+    active: Cell<u32>,
+    /// When the last one ended.
+    idle_since: Cell<Instant>,
+    /// How many more unanswered requests may be reset, as of a moment.
+    patience: Cell<(f64, Instant)>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Streams {
+    fn new(now: Instant) -> Streams {
+        Streams {
+            active: Cell::new(0),
+            idle_since: Cell::new(now),
+            patience: Cell::new((RESETS, now)),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// The client reset a request before it was answered.
+    fn reset(&self, now: Instant) {
+        let (left, since) = self.patience.get();
+        let gained = now.saturating_duration_since(since).as_secs_f64() * RESETS_PER_SECOND;
+        self.patience.set(((left + gained).min(RESETS) - 1.0, now));
+    }
+
+    fn is_flooded(&self) -> bool {
+        self.patience.get().0 < 0.0
+    }
+}
+
+/// A stream among those of its connection.
+struct Entered(Rc<Streams>);
+
+impl Entered {
+    fn new(streams: &Rc<Streams>) -> Entered {
+        streams.active.set(streams.active.get() + 1);
+        Entered(streams.clone())
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        self.0.idle_since.set(Instant::now());
+        if let Some(waker) = self.0.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>, h2: &mut Connected) -> Poll<()> {
+        self.streams.waker.replace(Some(cx.waker().clone()));
+        loop {
+            match h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.served += 1;
+                    let entered = Entered::new(&self.streams);
+                    let connection = self.connection.clone();
+                    tokio::task::spawn_local(exchange(connection, request, respond, entered));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(peer = %self.connection.peer, %error, "HTTP/2 connection failed");
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        let now = Instant::now();
+        if self.streams.is_flooded() {
+            h2.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+            self.streams.patience.set((RESETS, now));
+            self.closing = Some(now);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.closing.is_none() && self.is_over(now) {
+            h2.graceful_shutdown();
+            self.closing = Some(now);
+            cx.waker().wake_by_ref();
+        }
+        let gone = self.keepalive.as_mut().map(|alive| alive.poll_gone(cx));
+        if matches!(gone, Some(Poll::Ready(()))) {
+            return Poll::Ready(());
+        }
+        self.timer.set(self.deadline());
+        match self.timer.poll_expired(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) if self.closing.is_some() => Poll::Ready(()),
+            Poll::Ready(()) => {
+                h2.graceful_shutdown();
+                self.closing = Some(now);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether no further request is to come by this connection.
+    fn is_over(&mut self, now: Instant) -> bool {
+        let connection = &self.connection;
+        let view = connection.worker.view();
+        if view.version != self.judged {
+            self.judged = view.version;
+            if !connection.is_allowed(&view) {
+                return true;
+            }
+        }
+        let most = self.config.limits.max_requests_per_connection;
+        connection.worker.shared.drain.phase().is_draining()
+            || (most > 0 && self.served >= most)
+            || (self.streams.active.get() == 0 && connection.is_orphaned(&view))
+            || self
+                .lifetime
+                .is_some_and(|most| now.saturating_duration_since(self.opened) >= most)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let idle = self.streams.active.get() == 0;
+        let since = self.streams.idle_since.get();
+        match self.closing {
+            Some(closing) => idle.then(|| since.max(closing) + GOODBYE),
+            None => {
+                let idle = match idle {
+                    true => self.config.timeouts.idle.map(|most| since + most),
+                    false => None,
+                };
+                let end = self.lifetime.map(|most| self.opened + most);
+                idle.into_iter().chain(end).min()
+            }
+        }
+    }
+}
+
+/// Serves one stream.
+async fn exchange(
+    connection: Rc<Connection>,
+    request: ::http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    entered: Entered,
+) {
+    let view = connection.worker.view();
+    let chain = connection.chain(&view);
+    drop(view);
+    let Some(proxy) = &chain.http else {
+        return;
+    };
+    let (parts, stream) = request.into_parts();
+    let mut head = RequestHead::from_http(&parts);
+    drop(parts);
+    join_cookies(&mut head);
+    let rules = Rules {
+        scheme: connection.scheme(),
+        connect: proxy.may_upgrade(Upgrade::Connect),
+        // Extended CONNECT (RFC 8441) is not offered, so nothing can ask for it.
+        websocket: false,
+    };
+    let intake = Inflow::new(stream);
+    let admitted = match head.headers.len() > proxy.config.limits.max_request_headers as usize {
+        true => Err(Reason::TooManyRequestHeaders),
+        false => admit_h2(&mut head, &rules, intake.is_done()).map_err(|error| error.reason()),
+    };
+    let mut down = Http2 {
+        head,
+        admitted: *admitted.as_ref().unwrap_or(&Admitted::default()),
+        intake,
+        reply: Reply::Awaited(respond),
+        failed: false,
+        spilt: 0,
+    };
+    let mut timer = Timer::default();
+    match admitted {
+        Ok(_) => http::serve(&connection, &mut down, &mut timer).await,
+        // A malformed message is an error of its stream (RFC 9113 section 8.1.1).
+        Err(Reason::BadRequest) => down.reset(Code::PROTOCOL_ERROR),
+        Err(reason) => http::refuse(&connection, &mut down, reason),
+    }
+    if down.is_reset_unanswered() {
+        entered.0.reset(Instant::now());
+    }
+    let limit = proxy.config.timeouts.stream_idle.unwrap_or(STALLED);
+    timer.set(Some(Instant::now() + limit));
+    std::future::poll_fn(|cx| match down.poll_flush(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => timer.poll_expired(cx),
+    })
+    .await;
+    timer.set(Some(Instant::now() + LINGER));
+    std::future::poll_fn(|cx| match down.poll_rest(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => timer.poll_expired(cx),
+    })
+    .await;
+    down.conclude();
+}
+
+/// The crumbs of a cookie are one field for everyone else (RFC 9113 section 8.2.3).
+fn join_cookies(head: &mut RequestHead) {
+    if head.headers.all(Known::Cookie).nth(1).is_none() {
+        return;
+    }
+    let mut joined = Vec::new();
+    for crumb in head.headers.all(Known::Cookie) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(crumb);
+    }
+    head.headers.set(Known::Cookie, joined);
+}
+
+/// One stream's exchange.
+struct Http2 {
+    head: RequestHead,
+    admitted: Admitted,
+    intake: Inflow,
+    reply: Reply,
+    /// The client reset the stream or went away.
+    failed: bool,
+    /// Bytes of the request that nobody wanted.
+    spilt: usize,
+}
+
+enum Reply {
+    Awaited(SendResponse<Bytes>),
+    Flowing(Outflow),
+    /// Reset from this side.
+    Over,
+}
+
+impl Http2 {
+    fn reset(&mut self, code: Code) {
+        match std::mem::replace(&mut self.reply, Reply::Over) {
+            Reply::Awaited(mut respond) => respond.send_reset(code),
+            Reply::Flowing(mut out) if !out.is_done() => out.stream.send_reset(code),
+            Reply::Flowing(_) | Reply::Over => {}
+        }
+    }
+
+    fn is_reset_unanswered(&self) -> bool {
+        self.failed && matches!(self.reply, Reply::Awaited(_))
+    }
+
+    /// Nothing more will be said: a response that is not whole by now never will be, and a request whose rest nobody
+    /// wants is stopped (RFC 9113 section 8.1).
+    fn conclude(mut self) {
+        match &mut self.reply {
+            Reply::Flowing(out) if out.is_done() => {
+                if !self.intake.is_done() && !self.failed {
+                    out.stream.send_reset(Code::NO_ERROR);
+                }
+            }
+            Reply::Flowing(_) | Reply::Awaited(_) => self.reset(Code::INTERNAL_ERROR),
+            Reply::Over => {}
+        }
+    }
+
+    /// Takes what is still on its way of a request that was answered early: many clients make an error of the reset that
+    /// would stop it, and most have little left to send.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let whole = matches!(&self.reply, Reply::Flowing(out) if out.is_done());
+        while whole && !self.intake.is_done() && self.spilt < SPILT && !self.failed {
+            let mut count = 0;
+            let received = self
+                .intake
+                .poll_receive(cx, &mut |part| count += part.len().max(1));
+            self.spilt += count;
+            match std::task::ready!(received) {
+                Ok(()) => {}
+                Err(_) => self.failed = true,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Starts the response; `ended`: it has no body.
+    fn begin(&mut self, head: &ResponseHead, framing: Framing, ended: bool) {
+        let Reply::Awaited(mut respond) = std::mem::replace(&mut self.reply, Reply::Over) else {
+            return;
+        };
+        let Ok(mut response) = head.to_http() else {
+            return respond.send_reset(Code::INTERNAL_ERROR);
+        };
+        if let Framing::Length(length) = framing
+            && !head.headers.has(Known::ContentLength)
+        {
+            response
+                .headers_mut()
+                .insert(::http::header::CONTENT_LENGTH, length.into());
+        }
+        match respond.send_response(response, ended) {
+            Ok(stream) => self.reply = Reply::Flowing(Outflow::new(stream, ended)),
+            Err(_) => self.failed = true,
+        }
+    }
+}
+
+fn gone(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::terminal(Reason::DownstreamClosed).because(source)
+}
+
+impl Body for Http2 {
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(Part<'_>),
+    ) -> Poll<Result<(), Error>> {
+        if !self.intake.is_done() {
+            let received = std::task::ready!(self.intake.poll_receive(cx, sink));
+            return Poll::Ready(received.map_err(|error| {
+                self.failed = true;
+                gone(error)
+            }));
+        }
+        let reset = match &mut self.reply {
+            Reply::Awaited(respond) => respond.poll_reset(cx),
+            Reply::Flowing(out) if !out.is_done() => out.stream.poll_reset(cx),
+            Reply::Flowing(_) | Reply::Over => return Poll::Pending,
+        };
+        let reset = std::task::ready!(reset);
+        self.failed = true;
+        Poll::Ready(Err(match reset {
+            Ok(code) => gone(Broken::Reset(code)),
+            Err(error) => gone(error),
+        }))
+    }
+
+    fn push(&mut self, part: Part<'_>) -> Result<(), Error> {
+        match &mut self.reply {
+            Reply::Flowing(out) => out
+                .push(part)
+                .map_err(|error| Error::terminal(Reason::UpstreamProtocol).because(error)),
+            Reply::Awaited(_) | Reply::Over => Ok(()),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Reply::Flowing(out) = &mut self.reply else {
+            return Poll::Ready(Ok(()));
+        };
+        let flushed = std::task::ready!(out.poll_flush(cx));
+        Poll::Ready(flushed.map_err(|broken| {
+            self.failed = true;
+            gone(broken)
+        }))
+    }
+
+    fn backlog(&self) -> usize {
+        match &self.reply {
+            Reply::Flowing(out) => out.backlog(),
+            Reply::Awaited(_) | Reply::Over => 0,
+        }
+    }
+}
+
+impl Downstream for Http2 {
+    fn request(&self) -> &RequestHead {
+        &self.head
+    }
+
+    fn request_mut(&mut self) -> &mut RequestHead {
+        &mut self.head
+    }
+
+    fn admitted(&self) -> Admitted {
+        self.admitted
+    }
+
+    fn is_request_complete(&self) -> bool {
+        self.intake.is_done()
+    }
+
+    fn inform(&mut self, head: &ResponseHead) {
+        if let (Reply::Awaited(respond), Ok(interim)) = (&mut self.reply, head.to_http()) {
+            // A client that is gone is found out by what follows.
+            let _ = respond.send_informational(interim);
+        }
+    }
+
+    fn respond(&mut self, head: &ResponseHead, framing: Framing) {
+        let bodiless = self.head.method() == Method::Head || matches!(head.status, 204 | 304);
+        self.begin(head, framing, bodiless || framing == Framing::None);
+    }
+
+    fn upgrade(&mut self, head: &ResponseHead) {
+        self.begin(head, Framing::UntilClose, false);
+    }
+
+    fn abort(&mut self) {
+        self.reset(Code::INTERNAL_ERROR);
+    }
+}

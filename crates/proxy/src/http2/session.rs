@@ -1,0 +1,287 @@
+//! Upstream HTTP/2 connections of one worker: shared by the exchanges with an endpoint, as many streams on each as both
+//! sides allow.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
+use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::cluster::Http2;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::SEND_BUFFER;
+use super::keepalive::Keepalive;
+use super::rewound::Rewound;
+use crate::cluster::Cluster;
+use crate::error::{Error, Retry};
+use crate::pool::{Key, Ticket};
+use crate::stream::Stream;
+
+/// Response heads above this are refused (R15.2).
+const RESPONSE_HEAD: u32 = 64 * 1024;
+
+/// One connection.
+pub(crate) struct Session {
+    sender: SendRequest<Bytes>,
+    local: Option<SocketAddr>,
+    /// Streams this side opens at once.
+    most: usize,
+    active: Cell<u32>,
+    served: Cell<u32>,
+    opened: Instant,
+    idle_since: Cell<Instant>,
+    /// Set by the task that drives the connection when it ends.
+    closed: Rc<Cell<bool>>,
+}
+
+impl Session {
+    /// Starts HTTP/2 on a fresh connection; a task of its own drives it until nobody uses it any more.
+    pub(crate) async fn start(
+        stream: Stream,
+        settings: &Http2,
+        ticket: Ticket,
+        timeout: Duration,
+    ) -> Result<Rc<Session>, Error> {
+        let local = stream.local();
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(settings.initial_stream_window)
+            .initial_connection_window_size(settings.initial_connection_window)
+            .max_header_list_size(RESPONSE_HEAD)
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_push(false);
+        let shaking = builder.handshake::<_, Bytes>(Rewound::new(Vec::new(), stream));
+        let failed =
+            |kind, source: String| Err(Error::new(kind, Retry::Unprocessed).because(source));
+        let (sender, mut connection) = match tokio::time::timeout(timeout, shaking).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(error)) => return failed(Reason::ConnectFailure, error.to_string()),
+            Err(_) => return failed(Reason::ConnectTimeout, "no HTTP/2 preface".to_owned()),
+        };
+        let closed = Rc::new(Cell::new(false));
+        let now = Instant::now();
+        let mut keepalive = Keepalive::new(settings.keepalive, connection.ping_pong(), now);
+        let told = closed.clone();
+        tokio::task::spawn_local(async move {
+            let ended = poll_fn(|cx| {
+                if let Poll::Ready(ended) = std::pin::Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(ended.err());
+                }
+                match keepalive.as_mut().map(|alive| alive.poll_gone(cx)) {
+                    Some(Poll::Ready(())) => Poll::Ready(None),
+                    Some(Poll::Pending) | None => Poll::Pending,
+                }
+            })
+            .await;
+            told.set(true);
+            if let Some(error) = ended {
+                tracing::debug!(%error, "upstream HTTP/2 connection ended");
+            }
+            drop(ticket);
+        });
+        Ok(Rc::new(Session {
+            sender,
+            local,
+            most: usize::try_from(settings.max_concurrent_streams).unwrap_or(usize::MAX),
+            active: Cell::new(0),
+            served: Cell::new(0),
+            opened: now,
+            idle_since: Cell::new(now),
+            closed,
+        }))
+    }
+
+    fn has_room(&self) -> bool {
+        let most = self.most.min(self.sender.current_max_send_streams()).max(1);
+        (self.active.get() as usize) < most
+    }
+
+    /// Whether it takes no further stream, though those it has go on.
+    fn is_retired(&self, cluster: &Cluster, now: Instant) -> bool {
+        let config = &cluster.config;
+        let age = now.saturating_duration_since(self.opened);
+        let served = config.max_requests_per_connection;
+        self.closed.get()
+            || (served > 0 && self.served.get() >= served)
+            || config
+                .max_connection_duration
+                .is_some_and(|most| age >= most)
+    }
+
+    fn is_stale(&self, cluster: &Cluster, now: Instant) -> bool {
+        let idle = now.saturating_duration_since(self.idle_since.get());
+        let limit = cluster.config.idle_timeout;
+        self.active.get() == 0 && limit.is_some_and(|most| idle >= most)
+    }
+}
+
+/// The right to one stream.
+pub(crate) struct Lease {
+    session: Rc<Session>,
+    sender: SendRequest<Bytes>,
+    reused: bool,
+}
+
+impl Lease {
+    /// `None`: the connection takes no more streams after all.
+    pub(crate) async fn of(session: &Rc<Session>) -> Option<Lease> {
+        // Counted before anything else can run, so that the limit holds.
+        session.active.set(session.active.get() + 1);
+        let mut lease = Lease {
+            session: session.clone(),
+            sender: session.sender.clone(),
+            reused: session.served.get() > 0,
+        };
+        if poll_fn(|cx| lease.sender.poll_ready(cx)).await.is_err() {
+            session.closed.set(true);
+            return None;
+        }
+        session.served.set(session.served.get() + 1);
+        Some(lease)
+    }
+
+    pub(super) fn start(
+        &mut self,
+        request: ::http::Request<()>,
+        ended: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.sender.send_request(request, ended)
+    }
+
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.session.local
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let session = &self.session;
+        session.active.set(session.active.get() - 1);
+        session.idle_since.set(Instant::now());
+    }
+}
+
+/// How an attempt to connect ended, for all that waited for it.
+type Opened = Result<Rc<Session>, (Reason, Rc<str>)>;
+/// Where it is told.
+pub(crate) type Tell = watch::Sender<Option<Opened>>;
+
+/// The connections to a cluster's endpoints, and those being opened.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    open: HashMap<Key, Vec<Rc<Session>>>,
+    opening: HashMap<Key, watch::Receiver<Option<Opened>>>,
+}
+
+impl Sessions {
+    /// A connection with room for one more stream.
+    pub(crate) fn find(
+        &mut self,
+        cluster: &Cluster,
+        key: &Key,
+        now: Instant,
+    ) -> Option<Rc<Session>> {
+        let sessions = self.open.get_mut(key)?;
+        sessions.retain(|session| !session.is_retired(cluster, now));
+        sessions.iter().find(|session| session.has_room()).cloned()
+    }
+
+    pub(crate) fn insert(&mut self, key: Key, session: Rc<Session>) {
+        self.open.entry(key).or_default().push(session);
+    }
+
+    /// The attempt to connect that is under way.
+    pub(crate) fn opening(&self, key: &Key) -> Option<Waiting> {
+        self.opening.get(key).cloned().map(Waiting)
+    }
+
+    /// Others may wait for what `told` will say.
+    pub(crate) fn begin(&mut self, key: &Key) -> (Tell, Waiting) {
+        let (tell, told) = watch::channel(None);
+        self.opening.insert(key.clone(), told.clone());
+        (tell, Waiting(told))
+    }
+
+    /// The attempt is over; a session joins the others.
+    pub(crate) fn end(&mut self, key: &Key, tell: &Tell, outcome: Result<Rc<Session>, Error>) {
+        self.opening.remove(key);
+        let outcome = match outcome {
+            Ok(session) => {
+                self.insert(key.clone(), session.clone());
+                Ok(session)
+            }
+            Err(error) => {
+                let text = error
+                    .source
+                    .map_or_else(String::new, |source| source.to_string());
+                Err((error.kind, text.into()))
+            }
+        };
+        tell.send_replace(Some(outcome));
+    }
+
+    pub(crate) fn sweep(&mut self, cluster: &Cluster, now: Instant) {
+        self.open.retain(|_, sessions| {
+            sessions.retain(|session| {
+                !session.is_retired(cluster, now) && !session.is_stale(cluster, now)
+            });
+            !sessions.is_empty()
+        });
+    }
+
+    /// Lets go of a connection without streams.
+    pub(crate) fn give_up_idle(&mut self) {
+        for sessions in self.open.values_mut() {
+            if let Some(at) = sessions
+                .iter()
+                .position(|session| session.active.get() == 0)
+            {
+                sessions.remove(at);
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.opening.is_empty()
+    }
+}
+
+/// A place in the queue for a connection that somebody opens.
+pub(crate) struct Waiting(watch::Receiver<Option<Opened>>);
+
+impl Waiting {
+    /// The connection, or why there is none. Whoever waited sent nothing.
+    pub(crate) async fn session(mut self) -> Result<Rc<Session>, Error> {
+        let outcome = match self.0.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => None,
+        };
+        match outcome {
+            Some(Ok(session)) => Ok(session),
+            Some(Err((kind, text))) => {
+                Err(Error::new(kind, Retry::Unprocessed).because(text.to_string()))
+            }
+            None => Err(Error::new(Reason::ConnectFailure, Retry::Unprocessed)),
+        }
+    }
+}
+
+/// For tests and the admin pages.
+impl Sessions {
+    pub(crate) fn len(&self) -> usize {
+        self.open.values().map(Vec::len).sum()
+    }
+}

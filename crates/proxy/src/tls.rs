@@ -1,0 +1,663 @@
+//! TLS contexts of chains and clusters in → handshakes, and what the peer proved by them.
+//!
+//! A context is compiled when tables are, once per chain or cluster; the certificates and roots under it are live
+//! ([`Slot`], [`Trust`]). A context that cannot be compiled fails closed: its connections are refused, with the cause.
+
+pub mod hello;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ripstop_identity::bundle::{BundleError, Roots};
+use ripstop_identity::key::KeyError;
+use ripstop_identity::tls::{
+    self as identity, Client, ClientAuth, ClientOptions, Server, ServerOptions, Versions,
+};
+use ripstop_identity::verify::{Anchors, Demand, ValidationError};
+use ripstop_identity::{Certified, Peer, Rejection, Slot, Trust, alpn};
+use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::Name;
+use ripstop_model::snapshot::cluster;
+use ripstop_model::snapshot::endpoint::Endpoint;
+use ripstop_model::snapshot::tls::{
+    AutoSni, Certificate, DownstreamTls, Pem, Roots as RootsSource, Secret, SecretBody, TlsVersion,
+    UpstreamTls, Validation,
+};
+use rustls::pki_types::{DnsName, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
+
+use crate::connection::TlsFacts;
+use crate::error::{Error, Retry};
+use crate::stream::Stream;
+
+/// A handshake that takes longer is given up where the configuration sets no limit.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The secrets that are the proxy's own identity (Istio's names for them).
+const OWN_CERTIFICATE: &str = "default";
+const OWN_ROOTS: &str = "ROOTCA";
+
+/// Who this proxy is to others. Both are swapped at run time, under every connection made later.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub certificate: Arc<Slot>,
+    pub trust: Arc<Trust>,
+}
+
+/// Certificates and validation contexts by name. Asked while tables are compiled, never on the data path.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    identity: Option<Identity>,
+    named: Mutex<Named>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    certificates: HashMap<Name, Arc<Slot>>,
+    validations: HashMap<Name, Validation>,
+    /// Read once: some systems have hundreds.
+    system: Option<Arc<Roots>>,
+}
+
+/// Why a TLS context cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("a listener's TLS context needs a certificate")]
+    NoCertificate,
+    #[error(
+        "secret `{0}` is not known: name it in the bootstrap's static secrets, or give the proxy an identity"
+    )]
+    UnknownSecret(Name),
+    #[error("secret `{0}` refers to a secret itself")]
+    NestedSecret(Name),
+    #[error("{path}: {source}", path = path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("a certificate chain or key is not text in PEM")]
+    NotText,
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Roots(#[from] BundleError),
+    #[error("the system's roots cannot be read: {0}")]
+    System(io::Error),
+    #[error(transparent)]
+    Validation(#[from] ValidationError),
+    #[error("the lowest TLS version is above the highest")]
+    Versions,
+    #[error("the SNI `{0}` is no host name")]
+    Sni(String),
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+impl Secrets {
+    pub fn new(identity: Option<Identity>) -> Secrets {
+        Secrets {
+            identity,
+            named: Mutex::default(),
+        }
+    }
+
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Gives a secret its value. A certificate is in force at once, a validation context for what is compiled from now on.
+    pub fn set(&self, secret: &Secret) -> Result<(), ConfigError> {
+        match &secret.body {
+            SecretBody::Certificate { chain, key } => {
+                let certified = certified(chain, key)?;
+                let mut named = self.named();
+                match named.certificates.get(&secret.name) {
+                    Some(slot) => slot.set(certified),
+                    None => {
+                        let slot = Slot::with(certified);
+                        named.certificates.insert(secret.name.clone(), slot);
+                    }
+                }
+            }
+            SecretBody::Validation(validation) => {
+                let validation = validation.clone();
+                self.named()
+                    .validations
+                    .insert(secret.name.clone(), validation);
+            }
+        }
+        Ok(())
+    }
+
+    /// A poisoned lock only means that a thread panicked between two whole changes of a map.
+    fn named(&self) -> std::sync::MutexGuard<'_, Named> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn certificate(&self, source: &Certificate) -> Result<Arc<Slot>, ConfigError> {
+        match source {
+            Certificate::Pair { chain, key } => Ok(Slot::with(certified(chain, key)?)),
+            Certificate::Secret(name) => {
+                match (self.named().certificates.get(name), &self.identity) {
+                    (Some(slot), _) => Ok(slot.clone()),
+                    (None, Some(identity)) if &**name == OWN_CERTIFICATE => {
+                        Ok(identity.certificate.clone())
+                    }
+                    (None, _) => Err(ConfigError::UnknownSecret(name.clone())),
+                }
+            }
+        }
+    }
+
+    fn demand(&self, validation: &Validation) -> Result<Demand, ConfigError> {
+        let RootsSource::Secret(name) = &validation.roots else {
+            let anchors = self.anchors(&validation.roots)?;
+            return Ok(Demand::of_validation(validation, anchors)?);
+        };
+        let named = self.named().validations.get(name).cloned();
+        match (named, &self.identity) {
+            (Some(secret), _) => {
+                // What the context asks for itself comes on top of the secret (`combined_validation_context`).
+                let mut merged = secret;
+                if matches!(merged.roots, RootsSource::Secret(_)) {
+                    return Err(ConfigError::NestedSecret(name.clone()));
+                }
+                merged.sans.extend(validation.sans.iter().cloned());
+                merged.host_name |= validation.host_name;
+                merged
+                    .certificate_hashes
+                    .extend(validation.certificate_hashes.iter().cloned());
+                merged
+                    .spki_hashes
+                    .extend(validation.spki_hashes.iter().cloned());
+                merged.accept_untrusted |= validation.accept_untrusted;
+                let anchors = self.anchors(&merged.roots)?;
+                Ok(Demand::of_validation(&merged, anchors)?)
+            }
+            (None, Some(identity)) if &**name == OWN_ROOTS => {
+                let anchors = Anchors::Mesh(identity.trust.clone());
+                Ok(Demand::of_validation(validation, anchors)?)
+            }
+            (None, _) => Err(ConfigError::UnknownSecret(name.clone())),
+        }
+    }
+
+    fn anchors(&self, roots: &RootsSource) -> Result<Anchors, ConfigError> {
+        match roots {
+            RootsSource::None => Ok(Anchors::None),
+            RootsSource::Bundle(pem) => {
+                let roots = Roots::from_pem(&read(pem)?)?;
+                Ok(Anchors::Roots(Arc::new(roots)))
+            }
+            RootsSource::System => {
+                let mut named = self.named();
+                let roots = match &named.system {
+                    Some(roots) => roots.clone(),
+                    None => {
+                        let roots = identity::system_roots().map_err(ConfigError::System)?;
+                        named.system.insert(Arc::new(roots)).clone()
+                    }
+                };
+                Ok(Anchors::Roots(roots))
+            }
+            RootsSource::Secret(name) => Err(ConfigError::NestedSecret(name.clone())),
+        }
+    }
+}
+
+fn certified(chain: &Pem, key: &Pem) -> Result<Certified, ConfigError> {
+    Ok(Certified::from_pem(&read(chain)?, &read(key)?)?)
+}
+
+fn read(pem: &Pem) -> Result<String, ConfigError> {
+    let bytes = match pem {
+        Pem::Inline(bytes) => bytes.clone(),
+        Pem::File(path) => std::fs::read(path).map_err(|source| ConfigError::File {
+            path: path.clone(),
+            source,
+        })?,
+    };
+    String::from_utf8(bytes).map_err(|_| ConfigError::NotText)
+}
+
+fn versions(least: TlsVersion, most: TlsVersion) -> Result<Versions, ConfigError> {
+    match (least, most) {
+        (TlsVersion::V1_3, TlsVersion::V1_3) => Ok(Versions::Tls13),
+        (TlsVersion::V1_2, TlsVersion::V1_3) => Ok(Versions::Tls12And13),
+        (TlsVersion::V1_2, TlsVersion::V1_2) => Ok(Versions::Tls12),
+        (TlsVersion::V1_3, TlsVersion::V1_2) => Err(ConfigError::Versions),
+    }
+}
+
+fn tokens(names: &[String]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+fn system_clock() -> Arc<dyn rustls::time_provider::TimeProvider> {
+    Arc::new(rustls::time_provider::DefaultTimeProvider)
+}
+
+/// The server side of one filter chain.
+#[derive(Debug)]
+pub struct Terminator {
+    server: Result<Server, ConfigError>,
+    /// The same without ALPN, for clients that offer none of the chain's protocols: they are served all the same, as
+    /// Envoy does.
+    without_alpn: Option<Arc<ServerConfig>>,
+    timeout: Duration,
+}
+
+impl Terminator {
+    pub fn new(config: &DownstreamTls, timeout: Option<Duration>, secrets: &Secrets) -> Terminator {
+        let server = Terminator::compile(config, secrets);
+        Terminator {
+            without_alpn: server.as_ref().ok().map(|server| {
+                let mut config = ServerConfig::clone(server.config());
+                config.alpn_protocols = Vec::new();
+                Arc::new(config)
+            }),
+            server,
+            timeout: timeout.unwrap_or(HANDSHAKE),
+        }
+    }
+
+    fn compile(config: &DownstreamTls, secrets: &Secrets) -> Result<Server, ConfigError> {
+        let mut slots = config
+            .certificates
+            .iter()
+            .map(|source| secrets.certificate(source))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter();
+        let client = match &config.validation {
+            Some(validation) => {
+                let demand = secrets.demand(validation)?;
+                match config.require_client_certificate {
+                    true => ClientAuth::Required(demand),
+                    false => ClientAuth::Optional(demand),
+                }
+            }
+            None if config.require_client_certificate => ClientAuth::Required(Demand::Nothing),
+            None => ClientAuth::None,
+        };
+        Ok(Server::new(ServerOptions {
+            certificate: slots.next().ok_or(ConfigError::NoCertificate)?,
+            more: slots.collect(),
+            client,
+            alpn: tokens(&config.alpn),
+            versions: versions(config.min_version, config.max_version)?,
+            clock: system_clock(),
+        })?)
+    }
+
+    /// Why connections to this chain are refused, if they are.
+    pub fn error(&self) -> Option<&ConfigError> {
+        self.server.as_ref().err()
+    }
+
+    /// Answers a client's handshake.
+    pub async fn accept(&self, stream: TcpStream) -> Result<(Stream, TlsFacts), Error> {
+        let server = match &self.server {
+            Ok(server) => server,
+            Err(error) => {
+                return Err(Error::terminal(Reason::TlsFailure).because(error.to_string()));
+            }
+        };
+        let shaking = async {
+            let start =
+                LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+            let known = &server.config().alpn_protocols;
+            let offers_known = match start.client_hello().alpn() {
+                Some(mut offered) => offered.any(|token| known.iter().any(|own| own == token)),
+                None => true,
+            };
+            let config = match (&self.without_alpn, offers_known) {
+                (Some(without_alpn), false) => without_alpn,
+                _ => server.config(),
+            };
+            start.into_stream(config.clone()).await
+        };
+        let stream = match tokio::time::timeout(self.timeout, shaking).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(failed(error, Retry::Never)),
+            Err(_) => return Err(Error::terminal(Reason::TlsFailure).because(TIMED_OUT)),
+        };
+        let (_, session) = stream.get_ref();
+        let peer = server
+            .peer(session, SystemTime::now())
+            .map_err(|rejection| untrusted(rejection, Retry::Never))?;
+        let facts = TlsFacts {
+            server_name: session.server_name().unwrap_or_default().into(),
+            alpn: token(session.alpn_protocol()),
+            principals: peer.as_ref().map(principals),
+            certificates: session
+                .peer_certificates()
+                .unwrap_or_default()
+                .iter()
+                .map(|certificate| certificate.to_vec())
+                .collect(),
+            leaf_sha256: peer.as_ref().map(|peer| peer.sha256_hex().into()),
+            subject: peer.as_ref().map(|peer| peer.subject().into()),
+            version: version(session.protocol_version()),
+        };
+        Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), facts))
+    }
+}
+
+const TIMED_OUT: &str = "the peer did not finish the TLS handshake in time";
+
+/// What will be spoken inside a TLS connection: decides which protocols are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carries {
+    Http1,
+    Http2,
+    /// HTTP of either version, as the server chooses.
+    Http,
+    Tcp,
+}
+
+/// What a handshake with an upstream proved.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    /// The protocol the server chose.
+    pub alpn: Option<Arc<str>>,
+    /// `None`: nothing was demanded and nothing readable was shown.
+    pub peer: Option<Peer>,
+    pub version: &'static str,
+}
+
+impl Proof {
+    pub fn carried(&self) -> Option<alpn::Carried> {
+        alpn::carried(self.alpn.as_deref()?.as_bytes())
+    }
+}
+
+/// The client side of one cluster's TLS context.
+#[derive(Debug)]
+pub struct Originator {
+    client: Client,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    http: Arc<ClientConfig>,
+    tcp: Arc<ClientConfig>,
+    sni: Option<ServerName<'static>>,
+    auto_sni: AutoSni,
+    /// Both sides prove membership of this proxy's own mesh.
+    mesh: bool,
+    /// Tells contexts apart in pool keys.
+    id: u64,
+}
+
+impl Originator {
+    pub fn new(config: &UpstreamTls, secrets: &Secrets) -> Result<Originator, ConfigError> {
+        let certificate = config
+            .certificate
+            .as_ref()
+            .map(|source| secrets.certificate(source))
+            .transpose()?;
+        let client = Client::new(ClientOptions {
+            certificate,
+            demand: secrets.demand(&config.validation)?,
+            alpn: tokens(&config.alpn),
+            versions: versions(config.min_version, config.max_version)?,
+            sni: config.sni.is_some() || config.auto_sni != AutoSni::No,
+            clock: system_clock(),
+        })?;
+        let sni = match &config.sni {
+            Some(sni) => {
+                let name = ServerName::try_from(sni.clone());
+                Some(name.map_err(|_| ConfigError::Sni(sni.clone()))?)
+            }
+            None => None,
+        };
+        let offering = |carries| {
+            let mut offer = ClientConfig::clone(client.config());
+            offer.alpn_protocols = offered(&config.alpn, carries);
+            Arc::new(offer)
+        };
+        let mut hasher = DefaultHasher::new();
+        format!("{config:?}").hash(&mut hasher);
+        Ok(Originator {
+            http1: offering(Carries::Http1),
+            http2: offering(Carries::Http2),
+            http: offering(Carries::Http),
+            tcp: offering(Carries::Tcp),
+            sni,
+            auto_sni: config.auto_sni,
+            mesh: matches!(&config.certificate, Some(Certificate::Secret(name)) if **name == *OWN_CERTIFICATE)
+                && matches!(&config.validation.roots, RootsSource::Secret(name) if **name == *OWN_ROOTS),
+            id: hasher.finish(),
+            client,
+        })
+    }
+
+    /// Whether the peer is a member of this proxy's own mesh, and learns that this one is.
+    pub fn is_mesh(&self) -> bool {
+        self.mesh
+    }
+
+    /// The name to ask for and to verify. An address where there is no name: it is then not sent.
+    pub fn server_name(
+        &self,
+        authority: &str,
+        endpoint: Option<&str>,
+        address: IpAddr,
+    ) -> ServerName<'static> {
+        let named = match self.auto_sni {
+            AutoSni::No => None,
+            AutoSni::Authority => host_of(authority),
+            AutoSni::EndpointHost => endpoint.and_then(|host| DnsName::try_from(host).ok()),
+        };
+        match (&self.sni, named) {
+            (Some(sni), _) => sni.clone(),
+            (None, Some(name)) => ServerName::DnsName(name.to_owned()),
+            (None, None) => ServerName::IpAddress(address.into()),
+        }
+    }
+
+    /// Distinguishes in a pool what may not share connections; never 0, which is plain text.
+    pub fn key(&self, carries: Carries, name: &ServerName<'_>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.id, carries, name).hash(&mut hasher);
+        hasher.finish().max(1)
+    }
+
+    /// Shakes hands as a client within `timeout`. Whatever goes wrong here, nothing of a request was sent.
+    pub async fn connect(
+        &self,
+        stream: TcpStream,
+        carries: Carries,
+        name: ServerName<'static>,
+        timeout: Duration,
+    ) -> Result<(Stream, Proof), Error> {
+        let config = match carries {
+            Carries::Http1 => &self.http1,
+            Carries::Http2 => &self.http2,
+            Carries::Http => &self.http,
+            Carries::Tcp => &self.tcp,
+        };
+        let connector = TlsConnector::from(config.clone());
+        let shaking = connector.connect(name.clone(), stream);
+        let stream = match tokio::time::timeout(timeout, shaking).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(failed(error, Retry::Unprocessed)),
+            Err(_) => {
+                return Err(
+                    Error::new(Reason::ConnectTimeout, Retry::Unprocessed).because(TIMED_OUT)
+                );
+            }
+        };
+        let (_, session) = stream.get_ref();
+        let peer = self
+            .client
+            .peer(session, &name, SystemTime::now())
+            .map_err(|rejection| untrusted(rejection, Retry::Unprocessed))?;
+        let proof = Proof {
+            alpn: token(session.alpn_protocol()),
+            peer: Some(peer),
+            version: version(session.protocol_version()),
+        };
+        Ok((Stream::Tls(Box::new(TlsStream::Client(stream))), proof))
+    }
+}
+
+/// The ALPN list for what a connection will carry. In the mesh it is the protocol that decides, as Istio's ALPN filter
+/// does; elsewhere the configured list, or the protocol's own token where there is none, as Envoy's pools do.
+fn offered(configured: &[String], carries: Carries) -> Vec<Vec<u8>> {
+    let mesh = configured
+        .iter()
+        .any(|token| alpn::is_mesh(token.as_bytes()));
+    match (mesh, carries) {
+        (true, Carries::Http1) => alpn::list(alpn::MESH_HTTP1),
+        (true, Carries::Http2 | Carries::Http) => alpn::list(alpn::MESH_HTTP2),
+        (true, Carries::Tcp) => alpn::list(alpn::MESH_TCP),
+        (false, _) if !configured.is_empty() => tokens(configured),
+        (false, Carries::Http1) => alpn::list(&[alpn::HTTP_11]),
+        (false, Carries::Http2) => alpn::list(&[alpn::H2]),
+        (false, Carries::Http) => alpn::list(&[alpn::H2, alpn::HTTP_11]),
+        (false, Carries::Tcp) => Vec::new(),
+    }
+}
+
+/// The host of an authority, if it is a name.
+fn host_of(authority: &str) -> Option<DnsName<'_>> {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    DnsName::try_from(host)
+        .ok()
+        .filter(|name| name.as_ref().parse::<IpAddr>().is_err())
+}
+
+/// How an endpoint is spoken to.
+#[derive(Debug, Clone, Copy)]
+pub enum Transport<'a> {
+    Plain,
+    Tls(&'a Originator),
+    /// Configured, and not usable: connections fail with the cause.
+    Broken(&'a ConfigError),
+}
+
+/// A cluster's transports, compiled.
+#[derive(Debug, Default)]
+pub struct Transports {
+    config: cluster::Transport,
+    matches: Vec<Option<Result<Originator, ConfigError>>>,
+    default: Option<Result<Originator, ConfigError>>,
+}
+
+impl Transports {
+    pub fn new(config: &cluster::Transport, secrets: &Secrets) -> Transports {
+        let compile =
+            |tls: &Option<Arc<UpstreamTls>>| tls.as_ref().map(|tls| Originator::new(tls, secrets));
+        Transports {
+            matches: config
+                .matches
+                .iter()
+                .map(|found| compile(&found.tls))
+                .collect(),
+            default: compile(&config.default),
+            config: config.clone(),
+        }
+    }
+
+    /// Whether something of it could not be compiled: worth trying again at the next change.
+    pub fn is_broken(&self) -> bool {
+        self.matches
+            .iter()
+            .chain([&self.default])
+            .any(|compiled| matches!(compiled, Some(Err(_))))
+    }
+
+    /// The first match all of whose criteria the endpoint's metadata meets, or else the default.
+    pub fn of(&self, endpoint: &Endpoint) -> Transport<'_> {
+        let found = self.config.matches.iter().position(|candidate| {
+            candidate
+                .criteria
+                .iter()
+                .all(|(key, value)| endpoint.transport.get(key) == Some(value))
+        });
+        match found {
+            Some(index) => Transport::over(self.matches.get(index).and_then(Option::as_ref)),
+            None => self.default(),
+        }
+    }
+
+    /// For members without metadata (original destinations).
+    pub fn default(&self) -> Transport<'_> {
+        Transport::over(self.default.as_ref())
+    }
+}
+
+impl<'a> Transport<'a> {
+    fn over(compiled: Option<&'a Result<Originator, ConfigError>>) -> Transport<'a> {
+        match compiled {
+            None => Transport::Plain,
+            Some(Ok(originator)) => Transport::Tls(originator),
+            Some(Err(error)) => Transport::Broken(error),
+        }
+    }
+}
+
+/// What a failed handshake means: a peer that was not accepted (by either side), or anything else.
+fn failed(error: io::Error, retry: Retry) -> Error {
+    if let Some(rejection) = Rejection::of_io(&error) {
+        return untrusted(rejection, retry);
+    }
+    let kind = reason(&error).unwrap_or(Reason::TlsFailure);
+    Error::new(kind, retry).because(error)
+}
+
+fn untrusted(rejection: Rejection, retry: Retry) -> Error {
+    tracing::debug!(rejection = rejection.as_str(), %rejection, "TLS peer rejected");
+    Error::new(rejection.reason(), retry).because(rejection)
+}
+
+/// What an error of an established TLS connection means; `None` if TLS did not cause it. With TLS 1.3 a client hears of
+/// its certificate's rejection only when it reads: an alert about certificates then is [`Reason::TlsUntrusted`].
+pub fn reason(error: &io::Error) -> Option<Reason> {
+    use rustls::AlertDescription as Alert;
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired,
+        ) => Reason::TlsUntrusted,
+        _ => Reason::TlsFailure,
+    })
+}
+
+fn token(alpn: Option<&[u8]>) -> Option<Arc<str>> {
+    alpn.map(|token| String::from_utf8_lossy(token).into())
+}
+
+fn version(version: Option<rustls::ProtocolVersion>) -> &'static str {
+    match version {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLSv1.3",
+    }
+}
+
+/// The names authorization sees, in Envoy's order of preference (`source.principal`): URI SANs, else DNS SANs, else
+/// the subject.
+fn principals(peer: &Peer) -> Arc<[String]> {
+    if !peer.uri_sans().is_empty() {
+        peer.uri_sans().into()
+    } else if !peer.dns_sans().is_empty() {
+        peer.dns_sans().into()
+    } else {
+        Arc::new([peer.subject().to_owned()])
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
