@@ -93,7 +93,9 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<(Plan, Vec<Diagnostic>)> {
     };
     // Together with what it names, for references between them.
     let named = mesh.iter().flat_map(|(_, mesh)| &mesh.config);
-    let config: Vec<PathBuf> = named.map(|path| folder.join(path)).collect();
+    let config: Vec<PathBuf> = named
+        .map(|path| folder.join(path).components().collect())
+        .collect();
     let mut files = vec![(shown.clone(), text)];
     files.extend(
         crate::command::configuration(&config).with_context(|| format!("`config` of {shown}"))?,
@@ -106,7 +108,7 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<(Plan, Vec<Diagnostic>)> {
     let Some((name, mesh)) = mesh.filter(|_| !fatal) else {
         if fatal {
             let summary = format!(
-                "nothing was started: {}",
+                "{shown} cannot be run: {}",
                 diagnostic::summary(&analysis.diagnostics)
             );
             return Err(Faults { analysis, summary }.into());
@@ -290,7 +292,7 @@ spec:
         assert!(
             faults
                 .to_string()
-                .starts_with("nothing was started: 2 errors"),
+                .ends_with("mesh.yaml cannot be run: 2 errors"),
             "{faults}"
         );
         let text = faults.render(false);

@@ -437,8 +437,9 @@ fn visible(registered: &Registered) -> Addresses {
     }
 }
 
-/// Our environment without what would lead an app around the mesh: a proxy of the machine knows no service.
+/// Our environment without what would lead an app around the mesh (a proxy of the machine knows no service) or is for us.
 fn inherited() -> Vec<(String, String)> {
+    const OURS: [&str; 2] = ["RIPSTOP_LOG", "RIPSTOP_STATE"];
     const PROXIES: [&str; 5] = [
         "http_proxy",
         "https_proxy",
@@ -449,7 +450,7 @@ fn inherited() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| {
-            !PROXIES.contains(&name.to_ascii_lowercase().as_str()) && !name.starts_with("RIPSTOP_")
+            !PROXIES.contains(&name.to_ascii_lowercase().as_str()) && !OURS.contains(&name.as_str())
         })
         .collect()
 }
@@ -469,9 +470,11 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Waits for an order at least as strong. Whoever could give one is gone: that is one too.
+/// Waits for an order at least as strong. Whoever could give one is gone: that is an order to stop, not to hurry.
 async fn told(orders: &mut watch::Receiver<Order>, least: Order) {
-    let _ = orders.wait_for(|order| *order >= least).await;
+    if orders.wait_for(|order| *order >= least).await.is_err() && least == Order::Kill {
+        std::future::pending().await
+    }
 }
 
 async fn passed(signals: &mut Option<mpsc::Receiver<i32>>) -> Option<i32> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use ripstop_control::api::message::{Port, Register};
+use ripstop_control::api::message::{Port, Register, Status};
 use ripstop_identity::token::TokenFile;
 use ripstop_model::intent::mesh::Restart;
 use tokio::signal::unix::{SignalKind, signal};
@@ -83,7 +83,7 @@ impl Options {
         let signals = passed()?;
         let around = match (&self.control, &self.token) {
             (Some(control), Some(token)) => self.remote(control, token).await?,
-            _ => self.local()?,
+            _ => self.local().await?,
         };
         let wanted = self.wanted()?;
         let (orders, told) = watch::channel(Order::Run);
@@ -175,8 +175,11 @@ impl Options {
         })
     }
 
-    fn local(&self) -> anyhow::Result<Surroundings> {
+    async fn local(&self) -> anyhow::Result<Surroundings> {
         let folder = self.target.folder()?;
+        let client = Client::local(&folder.socket());
+        // A mesh that does not run is told at once, one that restarts later is waited for.
+        client.fetch::<Status>("/v1/status").await?;
         let mesh = folder
             .holder()
             .map(|(_, presence)| presence.mesh)
@@ -186,7 +189,7 @@ impl Options {
             mask: vec![folder.path().to_owned()],
             logs,
             mesh,
-            ..around(Client::local(&folder.socket()))
+            ..around(client)
         })
     }
 

@@ -66,7 +66,7 @@ impl Options {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let (plan, diagnostics) = match plan::read(&self.file) {
             Ok(read) => read,
-            Err(error) => return Err(shown(error)),
+            Err(error) => return Err(shown(error).context("nothing was started")),
         };
         warn(&diagnostics);
         let folder = Folder::create(self.state.as_deref(), &plan.name)?;

@@ -1,0 +1,181 @@
+//! Who ends takes along what must go, and nothing else.
+
+use ripstop_testkit::process::signal_pid;
+use ripstop_testkit::wait;
+
+use crate::bench::{Bench, Caller, MESH, PATIENCE, callers, nothing_left, text};
+
+#[test]
+fn exec_runs_inside_and_its_code_is_ours() {
+    for caller in callers() {
+        let bench = Bench::new(caller, MESH);
+        let script = "set -e; ./ripstop ps; test -S \"$RIPSTOP_CONTROL\"; test -n \"$RIPSTOP_METRICS\"; \
+                      grep -q 'answered by the sidecar' /etc/resolv.conf; exit 7";
+        let mut mesh = bench.spawn(&["up", "mesh.yaml", "--exec", script]);
+        let status = mesh.wait(PATIENCE);
+        assert_eq!(status.code(), Some(7), "{}", mesh.report());
+        let said = mesh.stdout();
+        assert!(
+            said.contains("hello-v1-1.default") && said.contains("client-0.default"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("working") && mesh.stderr().contains("worker-0 | working"),
+            "{}",
+            mesh.report()
+        );
+        nothing_left(mesh.marker(), &bench.state());
+    }
+}
+
+#[test]
+fn a_command_that_is_not_there_and_one_that_is_killed() {
+    let bench = Bench::new(callers()[0], MESH);
+    for (command, code) in [("exec no-such-program", 127), ("kill -9 $$", 137)] {
+        let output = bench.run(&["up", "mesh.yaml", "--exec", command]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn kill_9_of_up_leaves_nothing() {
+    for caller in callers() {
+        let forks = "[sh, -c, 'setsid sh -c \"sleep 600 & sleep 600\" & exec sleep 600']";
+        let bench = Bench::new(
+            caller,
+            &MESH.replace("[sh, -c, 'echo working; exec sleep 600']", forks),
+        );
+        let mut mesh = bench.up();
+        mesh.kill();
+        nothing_left(mesh.marker(), &bench.state());
+        // And the state is good for the next.
+        assert!(
+            bench
+                .run(&["up", "mesh.yaml", "--exec", "true"])
+                .status
+                .success()
+        );
+    }
+}
+
+#[test]
+fn whatever_part_is_killed_comes_back() {
+    for caller in callers() {
+        let bench = Bench::new(caller, MESH);
+        let mut mesh = bench.up();
+        for (part, said) in [
+            ("control --config", "the control plane ended"),
+            ("proxy --sidecar", "sidecar ended"),
+            (
+                "keeper hello-v1-0",
+                "hello-v1-0.default was killed with its keeper",
+            ),
+        ] {
+            let pid = bench.process(&mesh, part);
+            signal_pid(pid, libc::SIGKILL).unwrap();
+            mesh.line_with(said, PATIENCE);
+            wait::until_true(PATIENCE, "the mesh to be whole again", || {
+                bench.run(&["wait"]).status.success()
+            });
+            assert_ne!(bench.process(&mesh, part), pid);
+        }
+        assert!(mesh.terminate(PATIENCE).success(), "{}", mesh.report());
+        nothing_left(mesh.marker(), &bench.state());
+    }
+}
+
+#[test]
+fn detached_until_down() {
+    for caller in callers() {
+        let bench = Bench::new(caller, MESH);
+        let mut starter = bench.spawn(&["up", "mesh.yaml", "--detach"]);
+        assert!(starter.wait(PATIENCE).success(), "{}", starter.report());
+        assert!(
+            starter.stdout().contains("hello-v1-0.default"),
+            "{}",
+            starter.report()
+        );
+        let down = bench.run(&["down"]);
+        assert!(down.status.success() && text(&down.stdout).contains("tested is down"));
+        nothing_left(starter.marker(), &bench.state());
+        assert_eq!(bench.run(&["down"]).status.code(), Some(1));
+    }
+}
+
+#[test]
+fn a_detached_mesh_that_fails_says_so() {
+    let bench = Bench::new(
+        callers()[0],
+        &MESH.replace("[python3, -m", "[no-such-program, -m"),
+    );
+    let mut starter = bench.spawn(&["up", "mesh.yaml", "--detach"]);
+    assert_eq!(
+        starter.wait(PATIENCE).code(),
+        Some(127),
+        "{}",
+        starter.report()
+    );
+    assert!(starter.stderr().contains("no-such-program"));
+}
+
+#[test]
+fn run_joins_a_mesh_and_leaves_it() {
+    for caller in callers() {
+        let bench = Bench::new(caller, MESH);
+        let mut mesh = bench.up();
+        let joined = [
+            "run",
+            "--service",
+            "late",
+            "--port",
+            "http=80:8090",
+            "--label",
+            "version=v9",
+            "--",
+        ];
+        let mut joining =
+            bench.spawn(&[&joined[..], &["python3", "-m", "http.server", "8090"]].concat());
+        wait::until_true(PATIENCE, "the newcomer to be ready", || {
+            text(&bench.run(&["ps"]).stdout).contains("late-0.default")
+                && bench.run(&["wait", "late"]).status.success()
+        });
+        let status = joining.terminate(PATIENCE);
+        assert_eq!(
+            status.code(),
+            Some(128 + libc::SIGTERM),
+            "{}",
+            joining.report()
+        );
+        assert!(!text(&bench.run(&["ps"]).stdout).contains("late-0.default"));
+        let output = bench.run(&[
+            "run",
+            "--service-account",
+            "client",
+            "--",
+            "sh",
+            "-c",
+            "exit 5",
+        ]);
+        assert_eq!(output.status.code(), Some(5));
+        nothing_left(joining.marker(), &bench.path("none"));
+        assert!(mesh.terminate(PATIENCE).success());
+    }
+}
+
+#[test]
+fn an_app_cannot_see_the_state() {
+    if !callers().contains(&Caller::Root) {
+        return;
+    }
+    let peek = "command: [sh, -c, 'ls $STATE/ca.key $STATE/control.sock && touch seen; touch tried; exec sleep 600']";
+    let bench = Bench::new(Caller::Root, MESH);
+    let mesh = MESH.replace("command: [sh, -c, 'echo working; exec sleep 600']", peek);
+    bench.write(
+        "mesh.yaml",
+        &mesh.replace("$STATE", &bench.state().display().to_string()),
+    );
+    let mut mesh = bench.up();
+    wait::until_true(PATIENCE, "the app to try", || bench.path("tried").exists());
+    assert!(!bench.path("seen").exists());
+    assert!(mesh.terminate(PATIENCE).success());
+}

@@ -1,0 +1,122 @@
+//! What changes while a mesh runs.
+
+use ripstop_testkit::wait;
+
+use crate::bench::{Bench, MESH, PATIENCE, callers, text};
+
+const RETRIES: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: hello}
+spec:
+  hosts: [hello]
+  http: [{retries: {attempts: 3, retryOn: 5xx}, route: [{destination: {host: hello}}]}]
+";
+
+#[test]
+fn a_changed_file_is_applied_and_a_broken_one_is_not() {
+    for caller in callers() {
+        let bench = Bench::new(caller, MESH);
+        let mut mesh = bench.up();
+        let kept = bench.process(&mesh, "keeper worker-0");
+        bench.write(
+            "mesh.yaml",
+            &MESH
+                .replace("replicas: 2", "replicas: 3")
+                .replace("blue", "green"),
+        );
+        mesh.line_with("1 started, 2 restarted, 0 stopped", PATIENCE);
+        wait::until_true(PATIENCE, "the third replica", || {
+            text(&bench.run(&["ps"]).stdout).contains("hello-v1-2.default")
+                && bench.run(&["wait"]).status.success()
+        });
+        bench.write("mesh.yaml", &MESH.replace("replicas: 2", "replicas: none"));
+        mesh.line_with("the mesh goes on as it was", PATIENCE);
+        bench.write(
+            "mesh.yaml",
+            &MESH
+                .replace("replicas: 2", "replicas: 1")
+                .replace("blue", "green"),
+        );
+        mesh.line_with("0 started, 0 restarted, 2 stopped", PATIENCE);
+        wait::until_true(PATIENCE, "one replica", || {
+            !text(&bench.run(&["ps"]).stdout).contains("hello-v1-1.default")
+        });
+        assert_eq!(
+            bench.process(&mesh, "keeper worker-0"),
+            kept,
+            "an unchanged workload goes on"
+        );
+        assert!(mesh.terminate(PATIENCE).success());
+    }
+}
+
+#[test]
+fn resources_are_applied_listed_and_deleted() {
+    let bench = Bench::new(callers()[0], MESH);
+    bench.write("retries.yaml", RETRIES);
+    let mut mesh = bench.up();
+    let applied = bench.run(&["apply", "retries.yaml"]);
+    assert!(
+        applied.status.success()
+            && text(&applied.stdout).contains("applied VirtualService/default/hello")
+    );
+    let listed = text(&bench.run(&["get", "virtualservices"]).stdout);
+    assert!(
+        listed.contains("VirtualService  default    hello"),
+        "{listed}"
+    );
+    assert!(
+        text(
+            &bench
+                .run(&["get", "virtualservice", "hello", "--yaml"])
+                .stdout
+        )
+        .contains("attempts: 3")
+    );
+    assert!(text(&bench.run(&["status"]).stdout).contains("VirtualService/default/hello"));
+    bench.write("broken.yaml", &RETRIES.replace("attempts: 3", "atempts: 3"));
+    let refused = bench.run(&["apply", "broken.yaml"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("broken.yaml:7:") && said.contains("atempts"),
+        "{said}"
+    );
+    assert!(
+        bench
+            .run(&["delete", "virtualservice", "hello"])
+            .status
+            .success()
+    );
+    assert_eq!(
+        bench.run(&["get", "virtualservice", "hello"]).status.code(),
+        Some(1)
+    );
+    assert!(mesh.terminate(PATIENCE).success());
+}
+
+#[test]
+fn a_config_folder_may_come_into_the_mesh_and_disappear() {
+    let bench = Bench::new(callers()[0], MESH);
+    std::fs::create_dir(bench.path("config")).unwrap();
+    bench.write("config/retries.yaml", RETRIES);
+    let mut mesh = bench.up();
+    bench.write(
+        "mesh.yaml",
+        &MESH.replace("spec:", "spec:\n  config: [./config]"),
+    );
+    wait::until_true(PATIENCE, "the resource to be in force", || {
+        text(&bench.run(&["get", "virtualservice"]).stdout).contains("hello")
+    });
+    std::fs::rename(bench.path("config"), bench.path("away")).unwrap();
+    wait::until_true(PATIENCE, "the loss to be told", || {
+        let status = bench.run(&["status"]);
+        status.status.code() == Some(1) && text(&status.stdout).contains("config")
+    });
+    assert!(
+        text(&bench.run(&["get", "virtualservice"]).stdout).contains("hello"),
+        "what it said last stays in force"
+    );
+    assert!(mesh.terminate(PATIENCE).success());
+}
