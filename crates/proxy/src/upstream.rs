@@ -33,6 +33,7 @@ pub struct Http1 {
     cluster: Arc<Cluster>,
     key: Key,
     stream: Stream,
+    local: Option<SocketAddr>,
     ticket: Ticket,
     served: u32,
     opened: Instant,
@@ -74,6 +75,7 @@ impl Http1 {
             worker,
             cluster,
             key,
+            local: stream.local(),
             stream,
             ticket,
             served: 0,
@@ -329,7 +331,7 @@ impl Upstream for Box<Http1> {
     }
 
     fn local(&self) -> Option<SocketAddr> {
-        self.stream.local()
+        self.local
     }
 
     fn finish(mut self) {
