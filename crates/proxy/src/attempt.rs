@@ -36,6 +36,9 @@ use crate::worker::Timer;
 /// Bytes of a request body that are kept so that it can be sent again.
 const REPLAY: usize = 64 * 1024;
 
+/// How long a request waits for the first answer to a cluster's names.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
 /// What happened to an attempt.
 pub enum Outcome {
     Response(Leg, Accepted),
@@ -346,6 +349,13 @@ async fn one<D: Downstream>(
     }
     let began = Instant::now();
     let per_try = plan.attempts.per_try_timeout.map(|limit| began + limit);
+    if !plan.cluster.is_settled() {
+        let limits = [per_try, plan.deadline, plan.stream_deadline];
+        let limit = earliest(limits).unwrap_or(began + FIRST_ANSWER);
+        // Without an answer there is nobody to pick, which is then the reason.
+        let _ =
+            tokio::time::timeout_at(limit.min(began + FIRST_ANSWER), plan.cluster.settled()).await;
+    }
     let picked = plan.pick(request)?;
     let member = picked.member.clone();
     plan.picked = Some(picked);

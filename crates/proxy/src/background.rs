@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
-use crate::{Shared, health, stats};
+use crate::{Shared, health, resolve, stats};
 
 /// Starts the thread; it ends when the process stops serving.
 pub(crate) fn start(shared: Arc<Shared>) -> io::Result<std::thread::JoinHandle<()>> {
@@ -42,7 +42,14 @@ async fn run(shared: &Arc<Shared>) {
 
 /// The running tasks, by the id of their cluster.
 #[derive(Default)]
-struct Tasks(HashMap<u64, JoinHandle<()>>);
+struct Tasks {
+    running: HashMap<u64, JoinHandle<()>>,
+    names: Arc<resolve::System>,
+}
+
+fn wants_tending(cluster: &Cluster) -> bool {
+    cluster.detector.is_some() || resolve::settings(&cluster.config.discovery).is_some()
+}
 
 impl Tasks {
     fn follow(&mut self, shared: &Arc<Shared>) {
@@ -52,7 +59,7 @@ impl Tasks {
             .values()
             .map(|cluster| (cluster.id, cluster))
             .collect();
-        self.0.retain(|id, task| {
+        self.running.retain(|id, task| {
             let stays = running.contains_key(id);
             if !stays {
                 task.abort();
@@ -60,15 +67,18 @@ impl Tasks {
             stays
         });
         for (id, cluster) in running {
-            if cluster.detector.is_some() && !self.0.contains_key(&id) {
-                self.0
-                    .insert(id, tokio::spawn(tend(cluster.clone(), shared.clone())));
+            if wants_tending(cluster) && !self.running.contains_key(&id) {
+                let task = tend(cluster.clone(), shared.clone(), self.names.clone());
+                self.running.insert(id, tokio::spawn(task));
             }
         }
     }
 }
 
 /// All that one cluster needs; ends when nothing more is to be done.
-async fn tend(cluster: Arc<Cluster>, shared: Arc<Shared>) {
-    health::judge(&cluster, &shared).await;
+async fn tend(cluster: Arc<Cluster>, shared: Arc<Shared>, names: Arc<resolve::System>) {
+    tokio::join!(
+        health::judge(&cluster, &shared),
+        resolve::follow(&cluster, &*names),
+    );
 }

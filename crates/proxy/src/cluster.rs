@@ -11,11 +11,12 @@ use ripstop_model::snapshot::route::Priority;
 use ripstop_model::snapshot::{Endpoints, Name};
 use ripstop_telemetry::Stats;
 use ripstop_telemetry::record::{Known, Service};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SetOnce};
 
 use crate::balance::{Balance, Bar, Panic, Roster};
 use crate::health::outlier::Detector;
 use crate::labels;
+use crate::resolve;
 use crate::stats;
 use crate::tls::{Secrets, Transports};
 
@@ -134,6 +135,8 @@ pub struct Cluster {
     /// What telemetry says of the service behind it.
     pub service: Option<Known<Service>>,
     pub stats: Arc<stats::Cluster>,
+    /// Set once it is known who its members are, or that nobody answers who they are.
+    first: SetOnce<()>,
     /// `None`: nobody is ejected.
     pub detector: Option<Arc<Detector>>,
     /// The members that balancers choose among.
@@ -149,11 +152,23 @@ impl Cluster {
         stats: &Stats,
         secrets: &Secrets,
     ) -> Cluster {
-        let endpoints = match (&config.discovery, old) {
-            (Discovery::Static(endpoints), _) => Some(endpoints.clone()),
-            (Discovery::OriginalDst { .. }, _) | (_, None) => None,
-            (_, Some(old)) => (**old.endpoints.load()).clone(),
+        let endpoints = match &config.discovery {
+            Discovery::Static(endpoints) => Some(endpoints.clone()),
+            Discovery::OriginalDst { .. } => None,
+            Discovery::Eds { .. } | Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {
+                let same =
+                    old.filter(|old| finds_the_same(&old.config.discovery, &config.discovery));
+                match same {
+                    Some(same) => (**same.endpoints.load()).clone(),
+                    None => resolve::at_once(&config.discovery).map(Arc::new),
+                }
+            }
         };
+        let first = SetOnce::new();
+        if endpoints.is_some() || resolve::settings(&config.discovery).is_none() {
+            // It is new: nobody can have set it.
+            let _ = first.set(());
+        }
         let before = old.map(|old| old.roster.load_full());
         let roster = match &endpoints {
             Some(endpoints) => Roster::new(endpoints, before.as_deref()),
@@ -177,6 +192,7 @@ impl Cluster {
         Cluster {
             stats,
             detector,
+            first,
             service: config.service.as_deref().map(labels::service),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             default: Breaker::new(config.breakers.default.clone()),
@@ -246,6 +262,21 @@ impl Cluster {
         }
     }
 
+    /// Whether its members are known, as far as they can be: only a cluster of names is not from the start.
+    pub fn is_settled(&self) -> bool {
+        self.first.initialized()
+    }
+
+    /// Waits until [`Cluster::is_settled`].
+    pub async fn settled(&self) {
+        self.first.wait().await;
+    }
+
+    pub(crate) fn settle(&self) {
+        // The first time counts.
+        let _ = self.first.set(());
+    }
+
     /// New members; the same ones again change nothing.
     pub fn replace(&self, fresh: Arc<Endpoints>) {
         let same = self
@@ -260,5 +291,16 @@ impl Cluster {
             self.roster.store(Arc::new(roster));
             self.endpoints.store(Arc::new(Some(fresh)));
         }
+    }
+}
+
+/// Whether what one of them found is true of the other.
+fn finds_the_same(old: &Discovery, new: &Discovery) -> bool {
+    let names = |discovery| {
+        resolve::settings(discovery).map(|(dns, logical)| (&dns.endpoints, dns.family, logical))
+    };
+    match (old, new) {
+        (Discovery::Eds { service_name: old }, Discovery::Eds { service_name: new }) => old == new,
+        _ => names(old).is_some() && names(old) == names(new),
     }
 }

@@ -45,6 +45,7 @@ pub mod readiness;
 pub mod refusal;
 pub mod relay;
 pub mod reply;
+pub mod resolve;
 pub mod retry;
 pub mod route;
 pub mod stats;

@@ -249,3 +249,21 @@ fn a_member_that_fails_is_taken_out_and_let_back_in() {
         Some(0)
     );
 }
+
+#[test]
+fn the_first_request_to_a_name_waits_for_its_address() {
+    let up = Upstream::always(200, "hello");
+    let text = bootstrap(&[up.port()], "", "")
+        .replace(
+            "type: STATIC",
+            "type: STRICT_DNS\n    dns_lookup_family: V4_ONLY",
+        )
+        .replace(
+            &format!("address: 127.0.0.1, port_value: {}", up.port()),
+            &format!("address: localhost, port_value: {}", up.port()),
+        );
+    let running = start(&text);
+    assert_eq!(client(&running).get("a.test", "/").text(), "hello");
+    reaches(&running, "cluster.a.membership_total", 1);
+    reaches(&running, "cluster.a.update_success", 1);
+}

@@ -51,7 +51,7 @@ fn free_port() -> u16 {
 
 /// Answers every connection with the next of `answers`, the last one for ever; tells what it was asked.
 fn serve(listener: TcpListener, answers: Vec<&'static str>) -> std::sync::mpsc::Receiver<String> {
-    let (asked, requests) = std::sync::mpsc::channel();
+    let (asked, requests) = std::sync::mpsc::sync_channel(64);
     std::thread::spawn(move || {
         for (index, stream) in listener.incoming().enumerate() {
             let Ok(mut stream) = stream else { return };
