@@ -15,6 +15,7 @@ use ripstop_model::snapshot::http::Codec;
 use ripstop_model::snapshot::listener::{Direction, Terminal, TransportProtocol};
 use tokio::net::TcpStream;
 
+use crate::detect::probe::Decision;
 use crate::downstream;
 use crate::http2;
 use crate::listener::{self, chain};
@@ -23,6 +24,7 @@ use crate::message::Scheme;
 use crate::refusal;
 use crate::stream::Stream;
 use crate::worker::{Registration, Worker};
+use crate::{detect, tcp};
 
 /// What is known of a downstream connection; every request on it refers to it.
 pub struct Connection {
@@ -119,6 +121,15 @@ impl Connection {
     }
 }
 
+/// An accepted connection whose chain is not known yet.
+struct Arrival {
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    destination: SocketAddr,
+}
+
 /// Serves one connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, peer: SocketAddr) {
     let view = worker.view();
@@ -134,7 +145,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
         .flatten()
         .map(listener::canonical);
     let destination = original.unwrap_or(local);
-    let handed = if config.use_original_dst && original.is_some() {
+    let listener = if config.use_original_dst {
+        if original.is_none_or(|original| original == local) {
+            // Dialled at the capturing socket itself: passing it on would dial it again.
+            return refuse(&accepting, peer, Reason::ListenerNotFound);
+        }
         match handover(&worker, &accepting, destination).await {
             Ok(listener) => listener,
             Err(reason) => {
@@ -152,9 +167,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
         accepting
     };
     drop(view);
-    let _active = handed.stats.connection();
-    let hello = Hello::default();
-    open(worker, handed, stream, peer, local, destination, hello).await;
+    let stats = Arc::clone(&listener);
+    let _active = stats.stats.connection();
+    let arrival = Arrival {
+        worker,
+        listener,
+        peer,
+        local,
+        destination,
+    };
+    arrival.serve(stream).await;
 }
 
 /// The listener that serves an original destination: bound to it, to its port on the wildcard, or the accepting one. An
@@ -189,85 +211,118 @@ async fn handover(
     Ok(accepting.clone())
 }
 
-/// Chooses the chain, terminates TLS and hands the stream to what the chain ends in.
-async fn open(
-    worker: Rc<Worker>,
-    listener: Arc<Listener>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
-    destination: SocketAddr,
-    hello: Hello,
-) {
-    let alpn: Vec<&str> = hello.alpn.iter().map(String::as_str).collect();
-    let facts = chain::Facts {
-        destination,
-        source: peer,
-        direct_source: peer.ip(),
-        server_name: hello.server_name.as_deref().unwrap_or_default(),
-        transport: match hello.tls {
-            true => TransportProtocol::Tls,
-            false => TransportProtocol::RawBuffer,
-        },
-        alpn: &alpn,
-    };
-    let Some(chain) = chain::find(&listener, &facts).cloned() else {
-        listener.stats.no_chain.inc();
-        refuse(&listener, peer, Reason::ListenerNotFound);
-        return;
-    };
-    let (stream, tls) = match &chain.tls {
-        None => (Stream::Tcp(stream), None),
-        Some(terminator) => match terminator.accept(stream).await {
-            Ok((stream, facts)) => (stream, Some(facts)),
-            Err(error) => {
-                tracing::debug!(listener = %listener.config.name, %peer, %error, "TLS refused");
-                refuse(&listener, peer, error.kind);
-                return;
-            }
-        },
-    };
-    let caller = Caller {
-        principals: tls.as_ref().and_then(|tls| tls.principals.clone()),
-        direct_ip: peer.ip(),
-        remote_ip: peer.ip(),
-        destination,
-        sni: tls
-            .as_ref()
-            .map(|tls| tls.server_name.clone())
-            .or_else(|| hello.server_name.as_deref().map(Arc::from))
-            .unwrap_or_else(|| Arc::from("")),
-    };
-    let connection = Rc::new(Connection {
-        id: worker.shared.counters.accepted(),
-        opened: tokio::time::Instant::now(),
-        listener: listener.config.name.clone(),
-        version: Cell::new(worker.view().version),
-        direction: listener.config.direction,
-        chain: RefCell::new(chain.clone()),
-        peer,
-        local,
-        destination,
-        tls,
-        caller,
-        refusal: None,
-        registration: RefCell::new(None),
-        worker,
-    });
-    register(&connection).await;
-    if !chain.judge.judge(&connection.caller, None).is_allowed() {
-        refuse(&listener, peer, Reason::AuthzDenied);
-        return;
+impl Arrival {
+    /// Finds out what is spoken where nobody declared it, then serves.
+    async fn serve(self, stream: TcpStream) {
+        let inspect = &self.listener.config.inspect;
+        if !inspect.tls && !inspect.http {
+            return self.open(stream, Hello::default()).await;
+        }
+        let opaque = self.as_opaque().await;
+        let decision =
+            detect::probe::decide(&self.worker, inspect, &stream, self.destination, opaque);
+        match decision.await {
+            Decision::Choose(hello) => self.open(stream, hello).await,
+            Decision::Opaque(opened) => tcp::serve_opened(Stream::Tcp(stream), opened).await,
+            Decision::Gone => {}
+        }
     }
-    let http = chain.http.as_ref();
-    let _active = http.map(|http| http.stats.connection(connection.tls.is_some()));
-    match &chain.config.terminal {
-        Terminal::Http(proxy) => match http_version(proxy.codec, &connection) {
-            Codec::Http2 => http2::server::serve(connection, stream, Vec::new()).await,
-            Codec::Http1 => downstream::serve(connection, stream).await,
-            Codec::Auto => downstream::serve_either(connection, stream).await,
-        },
-        Terminal::Tcp(_) => refuse(&listener, peer, Reason::UnsupportedVersion),
+
+    /// The connection as the chain for opaque plain bytes would serve it, if there is one and it allows it.
+    async fn as_opaque(&self) -> Option<Rc<Connection>> {
+        let chain = self.chain(&Hello::default())?;
+        if chain.tls.is_some() || chain.tcp.is_none() {
+            return None;
+        }
+        let connection = self.connection(chain.clone(), None, &Hello::default());
+        register(&connection).await;
+        let allowed = chain.judge.judge(&connection.caller, None).is_allowed();
+        allowed.then_some(connection)
+    }
+
+    fn chain(&self, hello: &Hello) -> Option<Arc<Chain>> {
+        let alpn: Vec<&str> = hello.alpn.iter().map(String::as_str).collect();
+        let facts = chain::Facts {
+            destination: self.destination,
+            source: self.peer,
+            direct_source: self.peer.ip(),
+            server_name: hello.server_name.as_deref().unwrap_or_default(),
+            transport: match hello.tls {
+                true => TransportProtocol::Tls,
+                false => TransportProtocol::RawBuffer,
+            },
+            alpn: &alpn,
+        };
+        chain::find(&self.listener, &facts).cloned()
+    }
+
+    fn connection(
+        &self,
+        chain: Arc<Chain>,
+        tls: Option<TlsFacts>,
+        hello: &Hello,
+    ) -> Rc<Connection> {
+        let caller = Caller {
+            principals: tls.as_ref().and_then(|tls| tls.principals.clone()),
+            direct_ip: self.peer.ip(),
+            remote_ip: self.peer.ip(),
+            destination: self.destination,
+            sni: tls
+                .as_ref()
+                .map(|tls| tls.server_name.clone())
+                .or_else(|| hello.server_name.as_deref().map(Arc::from))
+                .unwrap_or_else(|| Arc::from("")),
+        };
+        Rc::new(Connection {
+            id: self.worker.shared.counters.accepted(),
+            opened: tokio::time::Instant::now(),
+            listener: self.listener.config.name.clone(),
+            version: Cell::new(self.worker.view().version),
+            direction: self.listener.config.direction,
+            chain: RefCell::new(chain),
+            peer: self.peer,
+            local: self.local,
+            destination: self.destination,
+            tls,
+            caller,
+            refusal: None,
+            registration: RefCell::new(None),
+            worker: self.worker.clone(),
+        })
+    }
+
+    /// Chooses the chain, terminates TLS and hands the stream to what the chain ends in.
+    async fn open(self, stream: TcpStream, hello: Hello) {
+        let (listener, peer) = (&self.listener, self.peer);
+        let Some(chain) = self.chain(&hello) else {
+            listener.stats.no_chain.inc();
+            return refuse(listener, peer, Reason::ListenerNotFound);
+        };
+        let (stream, tls) = match &chain.tls {
+            None => (Stream::Tcp(stream), None),
+            Some(terminator) => match terminator.accept(stream).await {
+                Ok((stream, facts)) => (stream, Some(facts)),
+                Err(error) => {
+                    tracing::debug!(listener = %listener.config.name, %peer, %error, "TLS refused");
+                    return refuse(listener, peer, error.kind);
+                }
+            },
+        };
+        let connection = self.connection(chain.clone(), tls, &hello);
+        register(&connection).await;
+        if !chain.judge.judge(&connection.caller, None).is_allowed() {
+            return refuse(listener, peer, Reason::AuthzDenied);
+        }
+        let http = chain.http.as_ref();
+        let _active = http.map(|http| http.stats.connection(connection.tls.is_some()));
+        match &chain.config.terminal {
+            Terminal::Http(proxy) => match http_version(proxy.codec, &connection) {
+                Codec::Http2 => http2::server::serve(connection, stream, Vec::new()).await,
+                Codec::Http1 => downstream::serve(connection, stream).await,
+                Codec::Auto => downstream::serve_either(connection, stream).await,
+            },
+            Terminal::Tcp(_) => tcp::serve(&connection, stream).await,
+        }
     }
 }
 

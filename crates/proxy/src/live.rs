@@ -21,6 +21,7 @@ use crate::logs::Logs;
 use crate::refusal;
 use crate::route;
 use crate::stats;
+use crate::tcp;
 use crate::tls::{Secrets, Terminator};
 
 /// Everything the data path looks up, of one moment. A request uses one from start to end.
@@ -56,6 +57,8 @@ pub struct Chain {
     pub tls: Option<Terminator>,
     /// `None` where the chain ends in a TCP proxy.
     pub http: Option<Proxy>,
+    /// `None` where it ends in an HTTP proxy.
+    pub tcp: Option<tcp::Proxy>,
 }
 
 impl Listener {
@@ -99,9 +102,9 @@ impl Listener {
 
 impl Chain {
     fn new(config: Arc<FilterChain>, logs: &Logs, stats: &Stats, secrets: &Secrets) -> Chain {
-        let http = match &config.terminal {
-            Terminal::Http(proxy) => Some(Proxy::new(proxy.clone(), logs, stats)),
-            Terminal::Tcp(_) => None,
+        let (http, tcp) = match &config.terminal {
+            Terminal::Http(proxy) => (Some(Proxy::new(proxy.clone(), logs, stats)), None),
+            Terminal::Tcp(proxy) => (None, Some(tcp::Proxy::new(proxy.clone(), logs))),
         };
         let tls = config
             .tls
@@ -113,6 +116,7 @@ impl Chain {
         Chain {
             tls,
             http,
+            tcp,
             judge: Judge::new(&config.authz),
             config,
         }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 use crate::Shared;
 use crate::balance::{self, Ask, Balance, Member, Picked};
 use crate::cluster::Cluster;
+use crate::detect::Learnt;
 use crate::labels::Labels;
 use crate::live::Tables;
 use crate::message::{RequestHead, ResponseHead};
@@ -69,6 +70,8 @@ pub struct Worker {
     balances: RefCell<HashMap<u64, Balance>>,
     pub telemetry: RefCell<ripstop_telemetry::Worker>,
     pub labels: Labels,
+    /// Who speaks first, by destination.
+    pub(crate) learnt: RefCell<Learnt>,
     /// The current second and its `date` header.
     date: RefCell<(u64, String)>,
     connections: RefCell<HashMap<u64, Waker>>,
@@ -93,6 +96,7 @@ impl Worker {
                 shared.spans.clone(),
             )),
             labels: Labels::default(),
+            learnt: RefCell::default(),
             date: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),

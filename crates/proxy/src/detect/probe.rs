@@ -1,0 +1,242 @@
+//! A connection whose protocol nobody declared → which chain takes it, or an upstream that is open already because the
+//! bytes are opaque. The client's bytes are only looked at, never consumed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ripstop_model::snapshot::listener::Inspect;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{First, Greeting, Habit, MOST, first, greeting};
+use crate::connection::{Connection, Hello};
+use crate::error::Error;
+use crate::tcp::{self, Upstream};
+use crate::worker::Worker;
+
+/// On a port whose clients are known to speak first, the upstream is opened only when this one is late.
+const LATE: Duration = Duration::from_millis(200);
+/// How long a client may leave its first bytes incomplete before they are taken as they are.
+const PARTIAL: Duration = Duration::from_secs(2);
+/// After the upstream could not be reached: a client that speaks HTTP gets a proper answer, if it speaks by then.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What was decided.
+pub(crate) enum Decision {
+    /// The chain is chosen by this.
+    Choose(Hello),
+    /// Opaque, by the chain for opaque bytes.
+    Opaque(Opened),
+    /// The client left without a word, or was silent for too long.
+    Gone,
+}
+
+/// An upstream for opaque bytes, or why there is none.
+pub(crate) struct Opened {
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) upstream: Result<Upstream, Error>,
+    pub(crate) attempts: u32,
+    /// What the server has said already.
+    pub(crate) greeting: Vec<u8>,
+}
+
+/// Decides. `opaque` is the connection as the chain for opaque bytes would serve it, where there is one and its policies
+/// allow it: only then is the upstream opened before the client has spoken.
+pub(crate) async fn decide(
+    worker: &Rc<Worker>,
+    inspect: &Inspect,
+    stream: &TcpStream,
+    destination: SocketAddr,
+    opaque: Option<Rc<Connection>>,
+) -> Decision {
+    let Some(connection) = opaque else {
+        let spoken = first_bytes(stream);
+        let spoken = match inspect.timeout {
+            None => spoken.await,
+            Some(limit) => match timeout(limit, spoken).await {
+                Ok(spoken) => spoken,
+                Err(_) if inspect.continue_on_timeout => return Decision::Choose(Hello::default()),
+                Err(_) => return Decision::Gone,
+            },
+        };
+        return match spoken {
+            Ok(Some(first)) => Decision::Choose(hello(inspect, first).unwrap_or_default()),
+            Ok(None) | Err(_) => Decision::Gone,
+        };
+    };
+    let habit = worker.learnt.borrow().of(destination, Instant::now());
+    let learn = |habit| {
+        worker
+            .learnt
+            .borrow_mut()
+            .learn(destination, habit, Instant::now())
+    };
+    let mut attempts = 0;
+    if habit == Some(Habit::Server) {
+        let upstream = tcp::connect(&connection, &mut attempts).await;
+        return Decision::Opaque(Opened {
+            connection,
+            upstream,
+            attempts,
+            greeting: Vec::new(),
+        });
+    }
+    let client = first_bytes(stream);
+    tokio::pin!(client);
+    if habit == Some(Habit::Client) {
+        // Known to speak first: probing would only cost the server a connection.
+        if let Ok(spoken) = timeout(LATE, &mut client).await {
+            let Ok(Some(first)) = spoken else {
+                return Decision::Gone;
+            };
+            return match hello(inspect, first) {
+                Some(hello) => Decision::Choose(hello),
+                None => {
+                    let upstream = tcp::connect(&connection, &mut attempts).await;
+                    Decision::Opaque(Opened {
+                        connection,
+                        upstream,
+                        attempts,
+                        greeting: Vec::new(),
+                    })
+                }
+            };
+        }
+    }
+    let mut spoken = None;
+    let upstream = {
+        let connecting = tcp::connect(&connection, &mut attempts);
+        tokio::pin!(connecting);
+        loop {
+            tokio::select! {
+                biased;
+                first = &mut client, if spoken.is_none() => {
+                    let Ok(Some(first)) = first else { return Decision::Gone };
+                    learn(Habit::Client);
+                    if let Some(hello) = hello(inspect, first) {
+                        return Decision::Choose(hello);
+                    }
+                    spoken = Some(());
+                }
+                upstream = &mut connecting => break upstream,
+            }
+        }
+    };
+    let opened = |upstream, greeting| Opened {
+        connection,
+        upstream,
+        attempts,
+        greeting,
+    };
+    if spoken.is_some() {
+        return Decision::Opaque(opened(upstream, Vec::new()));
+    }
+    let mut upstream = match upstream {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            return match timeout(FAREWELL, client).await {
+                Ok(Ok(Some(first))) => match hello(inspect, first) {
+                    Some(hello) => Decision::Choose(hello),
+                    None => Decision::Opaque(opened(Err(error), Vec::new())),
+                },
+                _ => Decision::Opaque(opened(Err(error), Vec::new())),
+            };
+        }
+    };
+    let mut said = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            first = &mut client => {
+                let Ok(Some(first)) = first else { return Decision::Gone };
+                learn(Habit::Client);
+                return match hello(inspect, first) {
+                    Some(hello) => Decision::Choose(hello),
+                    None => Decision::Opaque(opened(Ok(upstream), said)),
+                };
+            }
+            read = read(worker, &mut upstream, &mut said) => {
+                let ended = !matches!(read, Ok(n) if n > 0);
+                match greeting(&said) {
+                    Greeting::Partial if !ended => {}
+                    Greeting::Http2 if inspect.http => return Decision::Choose(spoken_http("h2c")),
+                    _ => {
+                        if !ended {
+                            learn(Habit::Server);
+                        }
+                        return Decision::Opaque(opened(Ok(upstream), said));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// By what the chain is chosen; `None`: opaque.
+fn hello(inspect: &Inspect, first: First) -> Option<Hello> {
+    match first {
+        First::Tls(hello) if inspect.tls => Some(Hello {
+            tls: true,
+            server_name: hello.server_name,
+            alpn: hello.alpn,
+        }),
+        First::Http1 if inspect.http => Some(spoken_http("http/1.1")),
+        First::Http2 if inspect.http => Some(spoken_http("h2c")),
+        First::Tls(_) | First::Http1 | First::Http2 | First::Partial | First::Opaque => None,
+    }
+}
+
+/// As `http_inspector` tells it.
+fn spoken_http(protocol: &str) -> Hello {
+    Hello {
+        tls: false,
+        server_name: None,
+        alpn: vec![protocol.to_owned()],
+    }
+}
+
+/// Looks at what the client sends until it is clear what it is. `None`: it closed before.
+pub(crate) async fn first_bytes(stream: &TcpStream) -> io::Result<Option<First>> {
+    let mut seen = vec![0u8; 1024];
+    let mut since: Option<Instant> = None;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let n = stream.peek(&mut seen).await?;
+        let bytes = seen.get(..n).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let full = n == seen.len();
+        match first(bytes) {
+            First::Partial => {}
+            clear => return Ok(Some(clear)),
+        }
+        let waited = since.get_or_insert_with(Instant::now).elapsed();
+        if full && n < 2 * MOST {
+            seen.resize(n * 2, 0);
+            continue;
+        }
+        if full || waited > PARTIAL {
+            return Ok(Some(First::Opaque));
+        }
+        // What was looked at stays readable, so only time can tell of more.
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+async fn read(
+    worker: &Rc<Worker>,
+    upstream: &mut Upstream,
+    said: &mut Vec<u8>,
+) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        worker.poll_read(&mut upstream.stream, cx, |bytes| {
+            said.extend_from_slice(bytes);
+            bytes.len()
+        })
+    })
+    .await
+}

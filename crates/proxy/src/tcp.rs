@@ -1,0 +1,492 @@
+//! The opaque path: a connection and a TCP proxy's configuration → bytes both ways, counted, until either side is done.
+//!
+//! A connection is judged when it arrives and again when policies change; nothing else of a new configuration touches it.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use ripstop_identity::alpn::{self, Carried};
+use ripstop_model::reason::{Flag, Flags, Reason};
+use ripstop_model::snapshot::listener::{Direction, TcpProxy};
+use ripstop_model::snapshot::route::{Priority, Split};
+use ripstop_model::split;
+use ripstop_telemetry::record::{
+    Kind, Known, Record, Reporter, Security, Workload, unknown_service, unknown_workload,
+};
+use tokio::io::AsyncWrite;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::balance::{Member, Picked};
+use crate::cluster::Cluster;
+use crate::connection::Connection;
+use crate::detect::probe::Opened;
+use crate::error::{Error, Retry};
+use crate::logs::{Filtered, Logs};
+use crate::pool::{self, Opening};
+use crate::stream::{Outbox, Stream};
+use crate::tls::{Carries, Proof};
+use crate::worker::{Timer, Worker};
+
+mod exchange;
+
+/// Bytes that moved are counted at least this often, so that long connections show up before they end.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// A TCP proxy, compiled.
+pub struct Proxy {
+    pub config: Arc<TcpProxy>,
+    logs: Vec<Filtered>,
+}
+
+impl Proxy {
+    pub fn new(config: Arc<TcpProxy>, logs: &Logs) -> Proxy {
+        Proxy {
+            logs: logs.open(&config.access_logs),
+            config,
+        }
+    }
+}
+
+/// An upstream connection for opaque bytes, counted while it lives.
+pub(crate) struct Upstream {
+    pub(crate) stream: Stream,
+    pub(crate) cluster: Arc<Cluster>,
+    picked: Picked,
+    proof: Option<Proof>,
+    _place: Place,
+}
+
+/// A place among the cluster's connections.
+struct Place {
+    cluster: Arc<Cluster>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    fn take(cluster: &Arc<Cluster>) -> Result<Place, Error> {
+        let breaker = cluster.breaker(Priority::Default);
+        let permit = match breaker.permits() {
+            None => None,
+            Some(permits) => match permits.clone().try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => return Err(Error::terminal(Reason::CircuitOpenConnections)),
+            },
+        };
+        breaker.connection_opened();
+        Ok(Place {
+            cluster: cluster.clone(),
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.cluster.breaker(Priority::Default).connection_closed();
+    }
+}
+
+/// Serves a connection from the moment its chain is known.
+pub(crate) async fn serve(connection: &Rc<Connection>, mut down: Stream) {
+    let view = connection.worker.view();
+    let chain = connection.chain(&view);
+    drop(view);
+    let Some(proxy) = &chain.tcp else { return };
+    let mut account = Account::new(connection, proxy);
+    if exchanges(connection) {
+        account.peer = exchange::with(&connection.worker, &mut down).await;
+    }
+    let up = connect(connection, &mut account.attempts).await;
+    pass(connection, down, up, Vec::new(), account).await;
+}
+
+/// The same with an upstream that was opened while the connection was looked at.
+pub(crate) async fn serve_opened(down: Stream, opened: Opened) {
+    let Opened {
+        connection,
+        upstream,
+        attempts,
+        greeting,
+    } = opened;
+    let chain = connection.chain(&connection.worker.view());
+    let Some(proxy) = &chain.tcp else { return };
+    let mut account = Account::new(&connection, proxy);
+    account.attempts = attempts;
+    pass(&connection, down, upstream, greeting, account).await;
+}
+
+/// `greeting` was read from the upstream already.
+async fn pass(
+    connection: &Rc<Connection>,
+    mut down: Stream,
+    up: Result<Upstream, Error>,
+    greeting: Vec<u8>,
+    mut account: Account<'_>,
+) {
+    match up {
+        Err(error) => {
+            account.failed(&error);
+            down.reset_on_close();
+        }
+        Ok(mut up) => {
+            account.begin(&mut up).await;
+            let outcome = relay(
+                connection,
+                &mut down,
+                &mut up.stream,
+                greeting,
+                &mut account,
+            )
+            .await;
+            if let Err(error) = outcome {
+                account.failed(&error);
+                down.reset_on_close();
+            }
+        }
+    }
+    account.finish();
+}
+
+/// Whether both ends of the downstream connection introduce themselves (see [`exchange`]).
+fn exchanges(connection: &Connection) -> bool {
+    let token = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    token.is_some_and(|token| alpn::carried(token.as_bytes()) == Some(Carried::TcpWithMetadata))
+}
+
+/// Connects to a member of the cluster that the chain's split picks, trying others when one does not answer.
+pub(crate) async fn connect(
+    connection: &Rc<Connection>,
+    attempts: &mut u32,
+) -> Result<Upstream, Error> {
+    let worker = &connection.worker;
+    let view = worker.view();
+    let chain = connection.chain(&view);
+    let Some(proxy) = &chain.tcp else {
+        return Err(Error::terminal(Reason::ClusterNotFound));
+    };
+    let name = match &proxy.config.clusters {
+        Split::One(name) => Some(name),
+        Split::Weighted { shares, total } => {
+            split::pick(shares, *total, worker.random()).map(|share| &share.cluster)
+        }
+        Split::Header(_) => None,
+    };
+    let cluster = name.and_then(|name| view.clusters.get(name)).cloned();
+    let cluster = cluster.ok_or_else(|| Error::terminal(Reason::ClusterNotFound))?;
+    let hash = proxy
+        .config
+        .hash_source_ip
+        .then(|| ripstop_model::hash::xx64(connection.caller.remote_ip.to_string().as_bytes()));
+    let place = Place::take(&cluster)?;
+    let mut tried: Vec<Arc<Member>> = Vec::new();
+    let most = proxy.config.max_connect_attempts.max(1);
+    loop {
+        let picked = worker.choose(&cluster, hash, &tried, connection.destination);
+        let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
+        *attempts += 1;
+        let to = Opening {
+            worker,
+            cluster: &cluster,
+            member: &picked.member,
+            authority: &connection.caller.sni,
+            application: connection.direction == Direction::Inbound,
+        };
+        match pool::open(to, Carries::Tcp).await {
+            Ok((stream, proof)) => {
+                return Ok(Upstream {
+                    stream,
+                    cluster,
+                    picked,
+                    proof,
+                    _place: place,
+                });
+            }
+            Err(error) if error.retry == Retry::Unprocessed && *attempts < most => {
+                tracing::debug!(cluster = %cluster.config.name, %error, "trying another endpoint");
+                tried.push(picked.member.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One direction.
+#[derive(Default)]
+struct Pump {
+    outbox: Outbox,
+    /// The source has ended.
+    ended: bool,
+    /// And the sink knows.
+    done: bool,
+    bytes: u64,
+}
+
+impl Pump {
+    /// Moves what there is. Ready when the source has ended and everything was passed on.
+    fn poll(
+        &mut self,
+        worker: &Worker,
+        from: &mut Stream,
+        to: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if self.done {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.outbox.poll_flush(worker, to, cx))?;
+            if self.ended {
+                ready!(std::pin::Pin::new(&mut *to).poll_shutdown(cx))?;
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            let outbox = &mut self.outbox;
+            let read = worker.poll_read(from, cx, |bytes| {
+                outbox.buffer(worker).extend_from_slice(bytes);
+                bytes.len()
+            });
+            match ready!(read)? {
+                0 => self.ended = true,
+                n => self.bytes += n as u64,
+            }
+        }
+    }
+}
+
+/// Copies until both directions have ended, one of them broke, time is up, or policy now denies the connection.
+async fn relay(
+    connection: &Rc<Connection>,
+    down: &mut Stream,
+    up: &mut Stream,
+    greeting: Vec<u8>,
+    account: &mut Account<'_>,
+) -> Result<(), Error> {
+    let worker = connection.worker.clone();
+    let config = account.proxy.config.clone();
+    let mut to_up = Pump::default();
+    let mut to_down = Pump::default();
+    if !greeting.is_empty() {
+        to_down.bytes = greeting.len() as u64;
+        to_down.outbox.buffer(&worker).extend_from_slice(&greeting);
+    }
+    drop(greeting);
+    let last = config
+        .max_connection_duration
+        .map(|most| connection.opened + most);
+    let mut version = worker.view().version;
+    let mut idle = Timer::default();
+    let mut limit = Timer::default();
+    limit.set(last);
+    let mut report = Timer::default();
+    report.set(Some(Instant::now() + REPORT));
+    idle.set(config.idle_timeout.map(|idle| Instant::now() + idle));
+    let outcome = poll_fn(|cx| {
+        let before = (to_up.bytes, to_down.bytes);
+        let up_done = to_up.poll(&worker, down, up, cx);
+        let down_done = to_down.poll(&worker, up, down, cx);
+        if (to_up.bytes, to_down.bytes) != before {
+            account.received = to_up.bytes;
+            account.sent = to_down.bytes;
+            idle.set(config.idle_timeout.map(|idle| Instant::now() + idle));
+        }
+        match (up_done, down_done) {
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+            (_, Poll::Ready(Err(error))) => {
+                return Poll::Ready(Err(broken(error)));
+            }
+            (Poll::Ready(Err(error)), _) => {
+                return Poll::Ready(Err(broken(error)));
+            }
+            _ => {}
+        }
+        let view = worker.view();
+        if std::mem::replace(&mut version, view.version) != view.version
+            && !connection.is_allowed(&view)
+        {
+            return Poll::Ready(Err(Error::terminal(Reason::AuthzDenied)));
+        }
+        if report.poll_expired(cx).is_ready() {
+            account.report();
+            report.set(Some(Instant::now() + REPORT));
+            // The next deadline has to be waited for.
+            let _ = report.poll_expired(cx);
+        }
+        if limit.poll_expired(cx).is_ready() {
+            return Poll::Ready(Err(Error::terminal(Reason::MaxConnectionDuration)));
+        }
+        // An idle connection ends quietly: nobody did anything wrong.
+        idle.poll_expired(cx).map(|()| Ok(()))
+    })
+    .await;
+    to_up.outbox.clear(&worker);
+    to_down.outbox.clear(&worker);
+    outcome
+}
+
+fn broken(error: io::Error) -> Error {
+    Error::terminal(Reason::UpstreamClosedMidResponse).because(error)
+}
+
+/// What is counted of one connection.
+struct Account<'c> {
+    connection: &'c Rc<Connection>,
+    proxy: &'c Proxy,
+    started: SystemTime,
+    attempts: u32,
+    received: u64,
+    sent: u64,
+    reported: (u64, u64),
+    cluster: Option<Arc<Cluster>>,
+    upstream_host: Option<SocketAddr>,
+    upstream_local: Option<SocketAddr>,
+    /// The workload at the other end of the mesh.
+    peer: Option<Arc<Known<Workload>>>,
+    flags: Flags,
+    reason: Option<Reason>,
+    cause: Option<String>,
+    opened: bool,
+}
+
+impl<'c> Account<'c> {
+    fn new(connection: &'c Rc<Connection>, proxy: &'c Proxy) -> Account<'c> {
+        Account {
+            connection,
+            proxy,
+            started: SystemTime::now(),
+            attempts: 0,
+            received: 0,
+            sent: 0,
+            reported: (0, 0),
+            cluster: None,
+            upstream_host: None,
+            upstream_local: None,
+            peer: None,
+            flags: Flags::default(),
+            reason: None,
+            cause: None,
+            opened: false,
+        }
+    }
+
+    /// The upstream connection is open: introductions, and the first counts.
+    async fn begin(&mut self, up: &mut Upstream) {
+        let worker = &self.connection.worker;
+        self.upstream_host = pool::address_of(&up.picked.member);
+        self.upstream_local = up.stream.local();
+        self.cluster = Some(up.cluster.clone());
+        if self.connection.direction != Direction::Inbound {
+            let known = up.picked.member.endpoint.workload.as_ref();
+            self.peer =
+                known.map(|workload| worker.labels.of(workload, &worker.shared.trust_domain));
+        }
+        let exchanged =
+            up.proof.as_ref().and_then(Proof::carried) == Some(Carried::TcpWithMetadata);
+        if exchanged && let Some(peer) = exchange::with(worker, &mut up.stream).await {
+            self.peer = Some(peer);
+        }
+        self.opened = true;
+        let record = self.record();
+        worker.telemetry.borrow_mut().shard.opened(&record);
+    }
+
+    fn failed(&mut self, error: &Error) {
+        if let Some(flag) = error.kind.flag() {
+            self.flags.set(flag);
+        }
+        if error.kind == Reason::ConnectFailure
+            && self.attempts >= self.proxy.config.max_connect_attempts
+        {
+            self.flags.set(Flag::UpstreamRetryLimitExceeded);
+        }
+        self.reason = Some(error.kind);
+        self.cause = error.source.as_ref().map(ToString::to_string);
+    }
+
+    fn report(&mut self) {
+        let (received, sent) = (self.received - self.reported.0, self.sent - self.reported.1);
+        if self.opened && (received, sent) != (0, 0) {
+            self.reported = (self.received, self.sent);
+            let record = self.record();
+            let mut telemetry = self.connection.worker.telemetry.borrow_mut();
+            telemetry.shard.moved(&record, received, sent);
+        }
+    }
+
+    fn finish(mut self) {
+        if !self.opened {
+            let record = self.record();
+            let mut telemetry = self.connection.worker.telemetry.borrow_mut();
+            telemetry.shard.opened(&record);
+        }
+        self.opened = true;
+        self.report();
+        let worker = &self.connection.worker;
+        let record = self.record();
+        let draw = worker.random();
+        let logs = self
+            .proxy
+            .logs
+            .iter()
+            .filter(|log| log.wants(&record, draw));
+        worker
+            .telemetry
+            .borrow_mut()
+            .finish(&record, logs.map(|log| &log.log));
+    }
+
+    fn record(&self) -> Record<'_> {
+        let connection = self.connection;
+        let inbound = connection.direction == Direction::Inbound;
+        let reporter = if inbound {
+            Reporter::Destination
+        } else {
+            Reporter::Source
+        };
+        let mut record = Record::new(reporter, Kind::Tcp, self.started);
+        record.timings.total = connection.opened.elapsed();
+        record.flags = self.flags;
+        record.reason = self.reason;
+        record.upstream_failure = self.cause.as_deref();
+        record.bytes_received = self.received;
+        record.bytes_sent = self.sent;
+        record.attempts = self.attempts;
+        record.cluster = self.cluster.as_ref().map(|cluster| &*cluster.config.name);
+        record.upstream_host = self.upstream_host;
+        record.upstream_local = self.upstream_local;
+        record.downstream_local = Some(connection.destination);
+        record.downstream_remote = Some(connection.peer);
+        record.downstream_direct = Some(connection.peer);
+        record.server_name = Some(&*connection.caller.sni).filter(|name| !name.is_empty());
+        let principals = connection.caller.principals.as_deref();
+        record.peer_uri_san = principals
+            .and_then(|names| names.first())
+            .map(String::as_str);
+        record.tls_version = connection.tls.as_ref().map(|tls| tls.version);
+        let own = connection
+            .worker
+            .shared
+            .workload
+            .as_deref()
+            .unwrap_or(unknown_workload());
+        let other = self.peer.as_deref().unwrap_or(unknown_workload());
+        (record.source, record.destination) = if inbound { (other, own) } else { (own, other) };
+        let service = self
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.service.as_ref());
+        record.service = service.unwrap_or(unknown_service());
+        record.security = match (inbound, principals.is_some()) {
+            (true, true) => Security::MutualTls,
+            (true, false) => Security::None,
+            (false, _) => Security::Unknown,
+        };
+        record.connection_id = connection.id;
+        record
+    }
+}

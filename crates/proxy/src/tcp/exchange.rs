@@ -1,0 +1,51 @@
+//! What members of the mesh tell each other of themselves before opaque bytes: four bytes of magic, two of length, and
+//! [`crate::peer`]'s introduction. Behind ALPN `istio-peer-exchange`, which only those offer and accept who do this.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ripstop_telemetry::record::{Known, Workload};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::stream::Stream;
+use crate::worker::Worker;
+use crate::{labels, peer};
+
+const MAGIC: &[u8; 4] = b"RSPX";
+/// A longer introduction is not believed.
+const LONGEST: usize = 1024;
+/// Both sides speak as soon as the handshake is over.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Introduces this workload and reads who the other one is. `None`: it did not say; the connection goes on all the same
+/// unless what it said cannot be told from the bytes that follow.
+pub(super) async fn with(worker: &Worker, stream: &mut Stream) -> Option<Arc<Known<Workload>>> {
+    let own = worker
+        .shared
+        .introduction
+        .as_deref()
+        .filter(|own| own.len() <= LONGEST);
+    let own = own.unwrap_or_default().as_bytes();
+    let mut message = MAGIC.to_vec();
+    message.extend_from_slice(&(own.len() as u16).to_be_bytes());
+    message.extend_from_slice(own);
+    let exchange = async {
+        stream.write_all(&message).await.ok()?;
+        stream.flush().await.ok()?;
+        let mut head = [0u8; 6];
+        stream.read_exact(&mut head).await.ok()?;
+        let [a, b, c, d, high, low] = head;
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        if [a, b, c, d] != *MAGIC || length > LONGEST {
+            return None;
+        }
+        let mut text = vec![0u8; length];
+        stream.read_exact(&mut text).await.ok()?;
+        peer::read(std::str::from_utf8(&text).ok()?)
+    };
+    let told = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .ok()
+        .flatten()?;
+    Some(Arc::new(labels::workload(&told, "")))
+}
