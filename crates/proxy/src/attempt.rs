@@ -190,11 +190,12 @@ impl<'v> Plan<'v> {
         let end = part.is_end();
         self.body.take(part);
         if end {
-            self.start_deadline();
+            self.request_ended();
         }
     }
 
-    fn start_deadline(&mut self) {
+    /// The request has arrived in full: the limit on the response begins (Envoy's route timeout).
+    pub fn request_ended(&mut self) {
         if self.deadline.is_none() {
             self.deadline = self.limits.total.map(|limit| Instant::now() + limit);
         }
@@ -341,7 +342,7 @@ async fn one<D: Downstream>(
 ) -> Result<(Leg, Accepted), Error> {
     if plan.body.complete || down.is_request_complete() {
         plan.body.complete = true;
-        plan.start_deadline();
+        plan.request_ended();
         request
             .moments
             .received

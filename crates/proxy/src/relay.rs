@@ -1,7 +1,7 @@
 //! Both bodies of an exchange at once: what the client still sends goes up, what the upstream sends comes down.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use ripstop_model::reason::Reason;
 use tokio::time::Instant;
@@ -27,76 +27,32 @@ pub async fn run<D: Downstream, U: Upstream>(
     accepted: Accepted,
 ) -> Result<(), Error> {
     let tunnel = accepted.tunnel;
-    let mut answered = accepted.framing == Framing::None && !tunnel;
-    let mut asked = plan.is_request_complete() && !tunnel;
+    let mut flow = Flow {
+        tunnel,
+        asked: plan.is_request_complete() && !tunnel,
+        answered: accepted.framing == Framing::None && !tunnel,
+    };
     let mut last = plan.started();
     let mut judged = request.view.version;
     poll_fn(|cx| {
         // Until nothing moves: then each side has a wake-up registered for whatever it waits for.
         loop {
-            let mut moved = false;
-            while !asked && up.backlog() < BACKLOG {
-                let mut pushed = Ok(());
-                let received = down.poll_receive(cx, &mut |part| {
-                    request.received += part.len() as u64;
-                    asked |= part.is_end();
-                    if pushed.is_ok() {
-                        pushed = up.push(part);
-                    }
-                });
-                match received {
-                    Poll::Pending => break,
-                    Poll::Ready(received) => received?,
-                }
-                pushed?;
-                moved = true;
-            }
-            while !answered && down.backlog() < BACKLOG {
-                let mut pushed = Ok(());
-                let received = up.poll_receive(cx, &mut |part| {
-                    request.sent += part.len() as u64;
-                    if let Part::Trailers(trailers) = part {
-                        let status = trailers.text(Known::GrpcStatus);
-                        request.grpc_status = status.and_then(|status| status.parse().ok());
-                    }
-                    answered |= part.is_end();
-                    if pushed.is_ok() {
-                        pushed = down.push(part);
-                    }
-                });
-                match received {
-                    Poll::Pending => break,
-                    Poll::Ready(received) => received?,
-                }
-                pushed?;
-                moved = true;
-            }
-            let up_flushed = match up.poll_flush(cx) {
-                // An upstream that has answered in full owes nothing any more.
-                Poll::Ready(Err(error)) if !answered => return Poll::Ready(Err(error)),
-                flushed => flushed.is_ready(),
-            };
-            let down_flushed = match down.poll_flush(cx) {
-                Poll::Ready(flushed) => {
-                    flushed?;
-                    true
-                }
-                Poll::Pending => false,
-            };
-            if answered && down_flushed && (!tunnel || (asked && up_flushed)) {
+            let rose = flow.rise(request, plan, down, up, cx)?;
+            let fell = flow.fall(request, down, up, cx)?;
+            if flow.is_over(down, up, cx)? {
                 return Poll::Ready(Ok(()));
             }
-            if !moved {
+            if !rose && !fell {
                 break;
             }
             last = Instant::now();
         }
         // A client that leaves in the middle ends the exchange at once.
-        if asked && !tunnel {
-            match down.poll_receive(cx, &mut |_| {}) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-            }
+        if flow.asked
+            && !tunnel
+            && let Poll::Ready(Err(error)) = down.poll_receive(cx, &mut |_| {})
+        {
+            return Poll::Ready(Err(error));
         }
         let version = request.worker().shared.live.version();
         if version != judged {
@@ -106,24 +62,121 @@ pub async fn run<D: Downstream, U: Upstream>(
             }
         }
         let idle = plan.idle.map(|idle| last + idle);
-        let deadline = match tunnel {
-            true => None,
-            false => plan.deadline(),
-        };
+        let deadline = plan.deadline().filter(|_| !tunnel);
         timer.set(earliest([deadline, plan.stream_deadline, idle]));
         std::task::ready!(timer.poll_expired(cx));
-        Poll::Ready(Err(Error::terminal(
-            match plan
-                .stream_deadline
-                .is_some_and(|end| end <= Instant::now())
-            {
-                true => Reason::MaxStreamDuration,
-                false if deadline.is_some_and(|end| end <= Instant::now()) => {
-                    Reason::UpstreamTimeout
-                }
-                false => Reason::StreamIdle,
-            },
-        )))
+        let now = Instant::now();
+        let passed = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        Poll::Ready(Err(Error::terminal(if passed(plan.stream_deadline) {
+            Reason::MaxStreamDuration
+        } else if passed(deadline) {
+            Reason::UpstreamTimeout
+        } else {
+            Reason::StreamIdle
+        })))
     })
     .await
+}
+
+/// How far both bodies have come.
+struct Flow {
+    tunnel: bool,
+    /// All that the client sends, or that the upstream still wants, has been taken over.
+    asked: bool,
+    /// All that the upstream sends has been taken over.
+    answered: bool,
+}
+
+impl Flow {
+    /// Moves what the client sends; says whether anything moved.
+    fn rise<D: Downstream, U: Upstream>(
+        &mut self,
+        request: &mut Request<'_>,
+        plan: &mut Plan<'_>,
+        down: &mut D,
+        up: &mut U,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Error> {
+        let mut moved = false;
+        while !self.asked && up.backlog() < BACKLOG {
+            let mut pushed = Ok(());
+            let received = down.poll_receive(cx, &mut |part| {
+                request.received += part.len() as u64;
+                self.asked |= part.is_end();
+                if pushed.is_ok() {
+                    pushed = up.push(part);
+                }
+            });
+            match received {
+                Poll::Pending => break,
+                Poll::Ready(received) => received?,
+            }
+            pushed?;
+            moved = true;
+            if self.asked && !self.tunnel {
+                request.moments.received = Some(Instant::now());
+                plan.request_ended();
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Moves what the upstream sends; says whether anything moved.
+    fn fall<D: Downstream, U: Upstream>(
+        &mut self,
+        request: &mut Request<'_>,
+        down: &mut D,
+        up: &mut U,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Error> {
+        let mut moved = false;
+        while !self.answered && down.backlog() < BACKLOG {
+            let mut pushed = Ok(());
+            let received = up.poll_receive(cx, &mut |part| {
+                request.sent += part.len() as u64;
+                if let Part::Trailers(trailers) = part {
+                    let status = trailers.text(Known::GrpcStatus);
+                    request.grpc_status = status.and_then(|status| status.parse().ok());
+                }
+                self.answered |= part.is_end();
+                if pushed.is_ok() {
+                    pushed = down.push(part);
+                }
+            });
+            match received {
+                Poll::Pending => break,
+                Poll::Ready(received) => received?,
+            }
+            pushed?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Writes what is queued; says whether the exchange is over.
+    fn is_over<D: Downstream, U: Upstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut U,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Error> {
+        let risen = match up.poll_flush(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) if self.tunnel && !self.answered => return Err(error),
+            // It has answered and reads no more: what it still has to say counts, what it is sent does not.
+            Poll::Ready(Err(_)) => {
+                self.asked = true;
+                true
+            }
+        };
+        let fallen = match down.poll_flush(cx) {
+            Poll::Pending => false,
+            Poll::Ready(flushed) => {
+                flushed?;
+                true
+            }
+        };
+        Ok(self.answered && fallen && (!self.tunnel || (self.asked && risen)))
+    }
 }

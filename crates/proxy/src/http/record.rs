@@ -1,6 +1,7 @@
 //! The end of a request → its record: metrics, access logs and span all derive from it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_model::request::RequestView;
@@ -11,6 +12,7 @@ use ripstop_telemetry::record::{
 use tokio::time::Instant;
 
 use super::Request;
+use crate::cluster::Cluster;
 use crate::headers::Known;
 use crate::message::{RequestHead, ResponseHead};
 use crate::stats;
@@ -100,27 +102,10 @@ pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &Respo
         .and_then(|names| names.first())
         .map(String::as_str);
     record.tls_version = connection.tls.as_ref().map(|tls| tls.version);
-    let own = worker
-        .shared
-        .workload
-        .as_deref()
-        .unwrap_or(unknown_workload());
-    let other = request.peer.as_deref().unwrap_or(unknown_workload());
-    (record.source, record.destination) = match inbound {
-        true => (other, own),
-        false => (own, other),
-    };
     let cluster = request
         .cluster_name()
         .and_then(|name| request.view.clusters.get(name));
-    record.service = cluster
-        .and_then(|cluster| cluster.service.as_ref())
-        .unwrap_or(unknown_service());
-    record.security = match (inbound, principals.is_some()) {
-        (true, true) => Security::MutualTls,
-        (true, false) => Security::None,
-        (false, _) => Security::Unknown,
-    };
+    parties(request, cluster, &mut record);
     record.span = request.span.as_ref();
     record.connection_id = connection.id;
     request.proxy.stats.completed(record.status);
@@ -136,4 +121,29 @@ pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &Respo
         .telemetry
         .borrow_mut()
         .finish(&record, logs.map(|log| &log.log));
+}
+
+/// Who called whom, as labels say it.
+fn parties<'r>(
+    request: &'r Request<'_>,
+    cluster: Option<&'r Arc<Cluster>>,
+    record: &mut Record<'r>,
+) {
+    let connection = request.connection;
+    let inbound = connection.direction == Direction::Inbound;
+    let own = request.worker().shared.workload.as_deref();
+    let own = own.unwrap_or(unknown_workload());
+    let other = request.peer.as_deref().unwrap_or(unknown_workload());
+    (record.source, record.destination) = match inbound {
+        true => (other, own),
+        false => (own, other),
+    };
+    record.service = cluster
+        .and_then(|cluster| cluster.service.as_ref())
+        .unwrap_or(unknown_service());
+    record.security = match (inbound, connection.caller.principals.is_some()) {
+        (true, true) => Security::MutualTls,
+        (true, false) => Security::None,
+        (false, _) => Security::Unknown,
+    };
 }

@@ -66,8 +66,8 @@ fn snapshot(text: &str) -> Arc<Snapshot> {
     Arc::new(snapshot)
 }
 
-fn start(text: &str, workers: usize) -> Running {
-    let running = ripstop_proxy::run(Options {
+fn options(text: &str, workers: usize) -> Options {
+    Options {
         workers,
         snapshot: snapshot(text),
         demand: None,
@@ -79,8 +79,15 @@ fn start(text: &str, workers: usize) -> Running {
         identity: None,
         secrets: Vec::new(),
         drain_time: Duration::from_secs(5),
-    })
-    .expect("threads");
+    }
+}
+
+fn start(text: &str, workers: usize) -> Running {
+    serve(options(text, workers))
+}
+
+fn serve(options: Options) -> Running {
+    let running = ripstop_proxy::run(options).expect("threads");
     assert!(
         running.listen_errors.is_empty(),
         "{:?}",
@@ -94,6 +101,7 @@ fn client(running: &Running) -> Client {
     Client::connect(running.address("l").expect("bound"))
 }
 
+mod isolation;
 mod routing;
 
 const TO_A: &str = "              - match: {prefix: /}\n                route: {cluster: a}\n";
@@ -356,4 +364,24 @@ fn draining_finishes_requests_and_closes_the_idle() {
     let response = busy.response().unwrap();
     assert_eq!(response.text(), "finished");
     assert_eq!(response.header("connection"), Some("close"));
+}
+
+#[test]
+fn an_early_answer_outlives_the_upload_it_refuses() {
+    let up = Upstream::tcp(|conversation| {
+        // Reads the head only, answers, and stops reading.
+        let mut head = vec![0u8; 16];
+        std::io::Read::read_exact(conversation, &mut head)?;
+        conversation.play(&Step::Write(
+            b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nbig".to_vec(),
+        ))?;
+        conversation.play(&Step::Wait(Duration::from_millis(100)))?;
+        Ok(())
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut client = client(&running);
+    client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n");
+    client.send(&vec![b'x'; 100_000]);
+    let response = client.response().unwrap();
+    assert_eq!((response.status, response.text().as_str()), (413, "big"));
 }
