@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 use ripstop_control::api::message::Status;
 use tokio::process::{Child, ChildStdin};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::Client;
 use crate::folder::Folder;
@@ -63,6 +63,8 @@ pub(crate) struct Controller {
     lifeline: Option<ChildStdin>,
     born: Instant,
     delay: Duration,
+    /// When a dead one is started again.
+    due: Option<Instant>,
 }
 
 impl Controller {
@@ -78,6 +80,7 @@ impl Controller {
             lifeline,
             born: Instant::now(),
             delay: BACK_OFF,
+            due: None,
         };
         controller.answers().await?;
         Ok(controller)
@@ -129,22 +132,23 @@ impl Controller {
             .to_owned()
     }
 
-    /// Waits for its death, starts it again, and tells how it died. Cancel-safe: a death that nobody waits for is found
-    /// by the next call.
+    /// Waits for its death, starts it again, and tells how it died. Cancel-safe: the next call goes on where this one was.
     pub(crate) async fn revive(&mut self) -> String {
         let how = match self.child.wait().await {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
-        if self.born.elapsed() > STEADY {
+        if self.due.is_none() && self.born.elapsed() > STEADY {
             self.delay = BACK_OFF;
         }
-        sleep(self.delay).await;
+        let due = *self.due.get_or_insert_with(|| Instant::now() + self.delay);
+        sleep_until(due).await;
+        self.due = None;
         self.delay = (self.delay * 2).min(BACK_OFF_MOST);
+        self.born = Instant::now();
         match spawn(&self.folder, &self.arguments) {
             Ok((child, lifeline)) => {
                 (self.child, self.lifeline) = (child, lifeline);
-                self.born = Instant::now();
                 format!(
                     "the control plane ended ({how}) and was started again; proxies keep what they have"
                 )

@@ -13,6 +13,7 @@ use ripstop_host::supervise::{Error as SuperviseError, Exit, Failure};
 use ripstop_model::diagnostic::Diagnostic;
 use ripstop_model::intent::mesh::Restart;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::folder::Folder;
@@ -21,6 +22,7 @@ use crate::output::Output;
 use crate::overview::Overview;
 use crate::plan::{self, Faults, Plan, Wanted};
 use crate::replica::{News, Order, append};
+use crate::traffic::Row;
 
 use super::top;
 
@@ -173,11 +175,9 @@ impl Options {
     /// Until a signal: applies changes of the file, tells what happens.
     async fn stay(&self, mesh: &mut Mesh, signals: &mut Signals) {
         let mut watched = Watched::new(&self.file);
-        let mut live = self
-            .top
-            .then(|| mesh.metrics().first().copied())
-            .flatten()
-            .map(top::Live::new);
+        let metrics = mesh.metrics().first().copied();
+        let mut live = metrics.filter(|_| self.top).map(rows);
+        let mut look = tokio::time::interval(LOOK);
         let header = if live.is_some() {
             self.header(mesh).await
         } else {
@@ -187,10 +187,10 @@ impl Options {
             tokio::select! {
                 () = signals.next() => return,
                 line = mesh.next() => eprintln!("{line}"),
-                () = sleep(LOOK) => if watched.changed() {
+                _ = look.tick() => if watched.changed() {
                     eprintln!("{}", self.reapply(mesh).await);
                 },
-                rows = table(&mut live) => if std::io::stdout().is_terminal() {
+                Some(rows) = next(&mut live) => if std::io::stdout().is_terminal() {
                     print!("\x1b[H\x1b[J{header}{}", top::text(&rows));
                     let _ = std::io::Write::flush(&mut std::io::stdout());
                 } else {
@@ -297,15 +297,27 @@ impl Options {
     }
 }
 
-async fn table(live: &mut Option<top::Live>) -> Vec<crate::traffic::Row> {
-    let Some(live) = live else {
-        return std::future::pending().await;
-    };
-    loop {
-        sleep(REFRESH).await;
-        if let Some(rows) = live.next().await {
-            return rows;
+/// The live table's rows as they come; the task ends with the receiver.
+fn rows(metrics: SocketAddr) -> mpsc::Receiver<Vec<Row>> {
+    let (send, rows) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut live = top::Live::new(metrics);
+        loop {
+            sleep(REFRESH).await;
+            if let Some(rows) = live.next().await
+                && send.send(rows).await.is_err()
+            {
+                return;
+            }
         }
+    });
+    rows
+}
+
+async fn next(rows: &mut Option<mpsc::Receiver<Vec<Row>>>) -> Option<Vec<Row>> {
+    match rows {
+        Some(rows) => rows.recv().await,
+        None => std::future::pending().await,
     }
 }
 

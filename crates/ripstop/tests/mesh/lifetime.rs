@@ -179,3 +179,83 @@ fn an_app_cannot_see_the_state() {
     assert!(!bench.path("seen").exists());
     assert!(mesh.terminate(PATIENCE).success());
 }
+
+/// Hosts are told apart by the address that they advertise; here both are this one.
+#[test]
+fn a_token_lets_another_host_join() {
+    let bench = Bench::new(callers()[0], MESH);
+    let port = ripstop_testkit::port::reserve();
+    let control = port.addr().to_string();
+    let mut mesh = bench.spawn(&["up", "mesh.yaml", "--xds-tls", &control]);
+    mesh.line_with("stop      ripstop down", PATIENCE);
+    let made = bench.run(&[
+        "token",
+        "create",
+        "--service",
+        "far",
+        "--output",
+        "token",
+        "--uses",
+        "2",
+    ]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let join = |token: &str, service: &str| {
+        let words = [
+            "run",
+            "--control",
+            &control,
+            "--token",
+            token,
+            "--service",
+            service,
+            "--port",
+            "80:8070",
+        ];
+        let rest = [
+            "--advertise",
+            "127.0.0.9",
+            "--",
+            "sh",
+            "-c",
+            "test ! -s token && exit 3",
+        ];
+        let mut command = bench.command(&[&words[..], &rest].concat());
+        command.env_remove("RIPSTOP_STATE").output().unwrap()
+    };
+    let joined = join("token", "far");
+    assert_eq!(joined.status.code(), Some(3), "{}", text(&joined.stderr));
+    let other = text(&join("token", "other").stderr);
+    assert!(
+        other.contains("the token allows") && other.contains("service far"),
+        "{other}"
+    );
+    let secret = std::fs::read_to_string(bench.path("token")).unwrap();
+    let at = secret.find("\"rootSha256\": \"").unwrap() + 15;
+    let wrong = if secret[at..].starts_with("00") {
+        "11"
+    } else {
+        "00"
+    };
+    bench.write(
+        "wrong",
+        &format!("{}{wrong}{}", &secret[..at], &secret[at + 2..]),
+    );
+    let stranger = text(&join("wrong", "far").stderr);
+    assert!(stranger.contains("does not present the root"), "{stranger}");
+    assert!(mesh.terminate(PATIENCE).success());
+}
+
+#[test]
+fn a_published_port_lets_clients_in() {
+    for caller in callers() {
+        let port = ripstop_testkit::port::reserve();
+        let publish = format!("targetPort: 8080, publish: {}", port.number());
+        let addr = port.addr();
+        let bench = Bench::new(caller, &MESH.replace("targetPort: 8080", &publish));
+        let mut mesh = bench.up();
+        assert!(text(&bench.run(&["ps"]).stdout).contains(&format!("{addr}→80")));
+        let answer = ripstop_testkit::http::get(addr, "hello", "/").unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(mesh.terminate(PATIENCE).success());
+    }
+}
