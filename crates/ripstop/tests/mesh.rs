@@ -8,5 +8,7 @@ mod bench;
 mod lifetime;
 #[path = "mesh/live.rs"]
 mod live;
+#[path = "mesh/orders.rs"]
+mod orders;
 #[path = "mesh/refusals.rs"]
 mod refusals;

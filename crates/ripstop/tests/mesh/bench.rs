@@ -65,7 +65,14 @@ impl Bench {
             .unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let binary = folder.path().join("ripstop");
-        std::fs::copy(env!("CARGO_BIN_EXE_ripstop"), &binary).unwrap();
+        // By another process: a descriptor of ours, open for writing, would be inherited by what other tests start
+        // meanwhile, and a file that somebody writes cannot be run.
+        let mut copy = Command::new(program("cp"));
+        let copied = copy
+            .arg(env!("CARGO_BIN_EXE_ripstop"))
+            .arg(&binary)
+            .status();
+        assert!(copied.unwrap().success());
         let bench = Bench {
             caller,
             folder,
