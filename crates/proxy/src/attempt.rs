@@ -432,12 +432,16 @@ async fn head<D: Downstream>(
 ) -> Result<Accepted, Error> {
     let mut last = Instant::now();
     poll_fn(|cx| {
+        let mut held = false;
         loop {
             // Full: nothing more is read for it until it is written.
             if up.backlog() >= BACKLOG {
                 match up.poll_flush(cx) {
                     Poll::Ready(flushed) => flushed?,
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        held = true;
+                        break;
+                    }
                 }
             }
             let mut pushed = Ok(());
@@ -461,8 +465,11 @@ async fn head<D: Downstream>(
                 last = Instant::now();
             }
         }
-        if let Poll::Ready(Err(error)) = up.poll_flush(cx) {
-            return Poll::Ready(Err(error));
+        match up.poll_flush(cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            // Written after all: the rest of the body is read next time.
+            Poll::Ready(Ok(())) if held => cx.waker().wake_by_ref(),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         loop {
             match up.poll_response(cx, response) {

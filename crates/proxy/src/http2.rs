@@ -16,4 +16,4 @@ pub(crate) use session::{Lease, Session, Sessions, Tell, Waiting};
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes per stream that wait for the connection's turn to be written.
-const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 32 * 1024;

@@ -276,7 +276,7 @@ impl RequestHead {
                 http::Uri::builder()
                     .scheme(self.scheme.as_str())
                     .authority(self.authority_sent())
-                    .path_and_query(self.path_and_query().as_ref())
+                    .path_and_query(uri_bytes(&self.path_and_query()).as_ref())
             }
         };
         *request.uri_mut() = uri.build().map_err(|_| InvalidField)?;
@@ -310,6 +310,15 @@ impl RequestHead {
         }
         head
     }
+}
+
+/// A target that HTTP/1 carries as it is and that `http::Uri` does not: RFC 3986 wants these bytes percent-encoded.
+fn uri_bytes(target: &str) -> Cow<'_, str> {
+    if !target.contains(['<', '>', '`']) {
+        return Cow::Borrowed(target);
+    }
+    let target = target.replace('<', "%3C").replace('>', "%3E");
+    Cow::Owned(target.replace('`', "%60"))
 }
 
 /// Bytes fit for a request line: whatever could end the target early is percent-encoded.

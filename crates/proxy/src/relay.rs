@@ -39,10 +39,14 @@ pub async fn run<D: Downstream, U: Upstream>(
         loop {
             let rose = flow.rise(request, plan, down, up, cx)?;
             let fell = flow.fall(request, down, up, cx)?;
+            let before = flow.held(down, up);
             if flow.is_over(down, up, cx)? {
                 return Poll::Ready(Ok(()));
             }
-            if !rose && !fell {
+            // Nothing is read for a side that is full: if writing made room, nobody else would say so.
+            let after = flow.held(down, up);
+            let room = (before.0 && !after.0) || (before.1 && !after.1);
+            if !rose && !fell && !room {
                 break;
             }
             last = Instant::now();
@@ -88,6 +92,14 @@ struct Flow {
 }
 
 impl Flow {
+    /// Whether the request's body, and whether the response's, waits because the side it goes to is full.
+    fn held<D: Downstream, U: Upstream>(&self, down: &D, up: &U) -> (bool, bool) {
+        (
+            !self.asked && up.backlog() >= BACKLOG,
+            !self.answered && down.backlog() >= BACKLOG,
+        )
+    }
+
     /// Moves what the client sends; says whether anything moved.
     fn rise<D: Downstream, U: Upstream>(
         &mut self,

@@ -4,30 +4,23 @@
 //! ([`Slot`], [`Trust`]). A context that cannot be compiled fails closed: its connections are refused, with the cause.
 
 pub mod hello;
+mod secrets;
 
-use std::collections::HashMap;
+pub use secrets::{ConfigError, Identity, Secrets};
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ripstop_identity::bundle::{BundleError, Roots};
-use ripstop_identity::key::KeyError;
-use ripstop_identity::tls::{
-    self as identity, Client, ClientAuth, ClientOptions, Server, ServerOptions, Versions,
-};
-use ripstop_identity::verify::{Anchors, Demand, ValidationError};
-use ripstop_identity::{Certified, Peer, Rejection, Slot, Trust, alpn};
+use ripstop_identity::tls::{Client, ClientAuth, ClientOptions, Server, ServerOptions, Versions};
+use ripstop_identity::verify::Demand;
+use ripstop_identity::{Peer, Rejection, alpn};
 use ripstop_model::reason::Reason;
-use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::cluster;
 use ripstop_model::snapshot::endpoint::Endpoint;
-use ripstop_model::snapshot::tls::{
-    AutoSni, Certificate, DownstreamTls, Pem, Roots as RootsSource, Secret, SecretBody, TlsVersion,
-    UpstreamTls, Validation,
-};
+use ripstop_model::snapshot::tls::{AutoSni, DownstreamTls, TlsVersion, UpstreamTls};
 use rustls::pki_types::{DnsName, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
@@ -39,190 +32,6 @@ use crate::stream::Stream;
 
 /// A handshake that takes longer is given up where the configuration sets no limit.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The secrets that are the proxy's own identity (Istio's names for them).
-const OWN_CERTIFICATE: &str = "default";
-const OWN_ROOTS: &str = "ROOTCA";
-
-/// Who this proxy is to others. Both are swapped at run time, under every connection made later.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    pub certificate: Arc<Slot>,
-    pub trust: Arc<Trust>,
-}
-
-/// Certificates and validation contexts by name. Asked while tables are compiled, never on the data path.
-#[derive(Debug, Default)]
-pub struct Secrets {
-    identity: Option<Identity>,
-    named: Mutex<Named>,
-}
-
-#[derive(Debug, Default)]
-struct Named {
-    certificates: HashMap<Name, Arc<Slot>>,
-    validations: HashMap<Name, Validation>,
-    /// Read once: some systems have hundreds.
-    system: Option<Arc<Roots>>,
-}
-
-/// Why a TLS context cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("a listener's TLS context needs a certificate")]
-    NoCertificate,
-    #[error(
-        "secret `{0}` is not known: name it in the bootstrap's static secrets, or give the proxy an identity"
-    )]
-    UnknownSecret(Name),
-    #[error("secret `{0}` refers to a secret itself")]
-    NestedSecret(Name),
-    #[error("{path}: {source}", path = path.display())]
-    File { path: PathBuf, source: io::Error },
-    #[error("a certificate chain or key is not text in PEM")]
-    NotText,
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    #[error(transparent)]
-    Roots(#[from] BundleError),
-    #[error("the system's roots cannot be read: {0}")]
-    System(io::Error),
-    #[error(transparent)]
-    Validation(#[from] ValidationError),
-    #[error("the lowest TLS version is above the highest")]
-    Versions,
-    #[error("the SNI `{0}` is no host name")]
-    Sni(String),
-    #[error(transparent)]
-    Tls(#[from] rustls::Error),
-}
-
-impl Secrets {
-    pub fn new(identity: Option<Identity>) -> Secrets {
-        Secrets {
-            identity,
-            named: Mutex::default(),
-        }
-    }
-
-    pub fn identity(&self) -> Option<&Identity> {
-        self.identity.as_ref()
-    }
-
-    /// Gives a secret its value. A certificate is in force at once, a validation context for what is compiled from now on.
-    pub fn set(&self, secret: &Secret) -> Result<(), ConfigError> {
-        match &secret.body {
-            SecretBody::Certificate { chain, key } => {
-                let certified = certified(chain, key)?;
-                let mut named = self.named();
-                match named.certificates.get(&secret.name) {
-                    Some(slot) => slot.set(certified),
-                    None => {
-                        let slot = Slot::with(certified);
-                        named.certificates.insert(secret.name.clone(), slot);
-                    }
-                }
-            }
-            SecretBody::Validation(validation) => {
-                let validation = validation.clone();
-                self.named()
-                    .validations
-                    .insert(secret.name.clone(), validation);
-            }
-        }
-        Ok(())
-    }
-
-    /// A poisoned lock only means that a thread panicked between two whole changes of a map.
-    fn named(&self) -> std::sync::MutexGuard<'_, Named> {
-        self.named.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn certificate(&self, source: &Certificate) -> Result<Arc<Slot>, ConfigError> {
-        match source {
-            Certificate::Pair { chain, key } => Ok(Slot::with(certified(chain, key)?)),
-            Certificate::Secret(name) => {
-                match (self.named().certificates.get(name), &self.identity) {
-                    (Some(slot), _) => Ok(slot.clone()),
-                    (None, Some(identity)) if &**name == OWN_CERTIFICATE => {
-                        Ok(identity.certificate.clone())
-                    }
-                    (None, _) => Err(ConfigError::UnknownSecret(name.clone())),
-                }
-            }
-        }
-    }
-
-    fn demand(&self, validation: &Validation) -> Result<Demand, ConfigError> {
-        let RootsSource::Secret(name) = &validation.roots else {
-            let anchors = self.anchors(&validation.roots)?;
-            return Ok(Demand::of_validation(validation, anchors)?);
-        };
-        let named = self.named().validations.get(name).cloned();
-        match (named, &self.identity) {
-            (Some(secret), _) => {
-                // What the context asks for itself comes on top of the secret (`combined_validation_context`).
-                let mut merged = secret;
-                if matches!(merged.roots, RootsSource::Secret(_)) {
-                    return Err(ConfigError::NestedSecret(name.clone()));
-                }
-                merged.sans.extend(validation.sans.iter().cloned());
-                merged.host_name |= validation.host_name;
-                merged
-                    .certificate_hashes
-                    .extend(validation.certificate_hashes.iter().cloned());
-                merged
-                    .spki_hashes
-                    .extend(validation.spki_hashes.iter().cloned());
-                merged.accept_untrusted |= validation.accept_untrusted;
-                let anchors = self.anchors(&merged.roots)?;
-                Ok(Demand::of_validation(&merged, anchors)?)
-            }
-            (None, Some(identity)) if &**name == OWN_ROOTS => {
-                let anchors = Anchors::Mesh(identity.trust.clone());
-                Ok(Demand::of_validation(validation, anchors)?)
-            }
-            (None, _) => Err(ConfigError::UnknownSecret(name.clone())),
-        }
-    }
-
-    fn anchors(&self, roots: &RootsSource) -> Result<Anchors, ConfigError> {
-        match roots {
-            RootsSource::None => Ok(Anchors::None),
-            RootsSource::Bundle(pem) => {
-                let roots = Roots::from_pem(&read(pem)?)?;
-                Ok(Anchors::Roots(Arc::new(roots)))
-            }
-            RootsSource::System => {
-                let mut named = self.named();
-                let roots = match &named.system {
-                    Some(roots) => roots.clone(),
-                    None => {
-                        let roots = identity::system_roots().map_err(ConfigError::System)?;
-                        named.system.insert(Arc::new(roots)).clone()
-                    }
-                };
-                Ok(Anchors::Roots(roots))
-            }
-            RootsSource::Secret(name) => Err(ConfigError::NestedSecret(name.clone())),
-        }
-    }
-}
-
-fn certified(chain: &Pem, key: &Pem) -> Result<Certified, ConfigError> {
-    Ok(Certified::from_pem(&read(chain)?, &read(key)?)?)
-}
-
-fn read(pem: &Pem) -> Result<String, ConfigError> {
-    let bytes = match pem {
-        Pem::Inline(bytes) => bytes.clone(),
-        Pem::File(path) => std::fs::read(path).map_err(|source| ConfigError::File {
-            path: path.clone(),
-            source,
-        })?,
-    };
-    String::from_utf8(bytes).map_err(|_| ConfigError::NotText)
-}
-
 fn versions(least: TlsVersion, most: TlsVersion) -> Result<Versions, ConfigError> {
     match (least, most) {
         (TlsVersion::V1_3, TlsVersion::V1_3) => Ok(Versions::Tls13),
@@ -426,8 +235,7 @@ impl Originator {
             tcp: offering(Carries::Tcp),
             sni,
             auto_sni: config.auto_sni,
-            mesh: matches!(&config.certificate, Some(Certificate::Secret(name)) if **name == *OWN_CERTIFICATE)
-                && matches!(&config.validation.roots, RootsSource::Secret(name) if **name == *OWN_ROOTS),
+            mesh: secrets::are_own(config.certificate.as_ref(), &config.validation),
             id: hasher.finish(),
             client,
         })

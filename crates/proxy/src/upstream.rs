@@ -130,8 +130,11 @@ impl Http1 {
 impl Reply {
     /// What the end of the connection means at this point.
     fn ended(&self, error: Option<io::Error>) -> Error {
+        let refused = error.as_ref().and_then(crate::tls::reason);
         let kind = match (&error, self.answered) {
             (_, true) => Reason::UpstreamClosedMidResponse,
+            // With TLS 1.3 a server says only now that it does not accept our certificate.
+            _ if refused.is_some() => refused.unwrap_or(Reason::TlsFailure),
             _ if self.reused && self.parser.is_idle() => Reason::UpstreamClosedReused,
             (Some(error), _) if error.kind() == io::ErrorKind::ConnectionReset => {
                 Reason::UpstreamReset

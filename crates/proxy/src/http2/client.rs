@@ -42,7 +42,10 @@ impl Http2 {
 
     fn broke(&self, error: h2::Error) -> Error {
         let answered = self.intake.is_some();
-        let (kind, retry) = judge(&error, answered, self.lease.is_reused());
+        let (kind, retry) = match self.lease.fault() {
+            Some(fault) if !answered => (fault, Retry::Unknown),
+            _ => judge(&error, answered, self.lease.is_reused()),
+        };
         Error::new(kind, retry).because(error)
     }
 }
@@ -65,11 +68,8 @@ fn judge(error: &h2::Error, answered: bool, reused: bool) -> (Reason, Retry) {
         Some(io) if io.kind() == std::io::ErrorKind::ConnectionReset => {
             (Reason::UpstreamReset, Retry::Unknown)
         }
-        Some(io) => match crate::tls::reason(io) {
-            Some(reason) => (reason, Retry::Unknown),
-            None if reused => (Reason::UpstreamClosedReused, Retry::Unknown),
-            None => (Reason::UpstreamClosed, Retry::Unknown),
-        },
+        Some(_) if reused => (Reason::UpstreamClosedReused, Retry::Unknown),
+        Some(_) => (Reason::UpstreamClosed, Retry::Unknown),
         None => (Reason::UpstreamProtocol, Retry::Unknown),
     }
 }
@@ -221,6 +221,7 @@ fn accept(head: &mut ResponseHead, method: Method, ended: bool) -> Result<Accept
         (Some(_), Some(_)) => return malformed("repeats content-length"),
     };
     drop(lengths);
+    let ended = ended || method == Method::Head || matches!(head.status, 204 | 304);
     let framing = match (ended, length) {
         (true, _) => Framing::None,
         (false, Some(length)) if !tunnel => Framing::Length(length),

@@ -23,6 +23,7 @@ use crate::headers::Known;
 use crate::http;
 use crate::http1::{Admitted, Framing, Rules, Upgrade, admit_h2};
 use crate::message::{Method, RequestHead, ResponseHead};
+use crate::relay::BACKLOG;
 use crate::stream::Stream;
 use crate::worker::Timer;
 
@@ -39,6 +40,10 @@ const LINGER: Duration = Duration::from_secs(1);
 const SPILT: usize = 256 * 1024;
 /// Resets that the client provoked (CVE-2025-8671).
 const LOCAL_RESETS: usize = 500;
+/// Bytes of responses that wait for a client, per stream and over all streams of its connection: what comes from
+/// upstream is not read beyond that (CVE-2019-9517).
+const WAITING: usize = 128 * 1024;
+const WAITING_OVERALL: usize = 1024 * 1024;
 /// A response whose client does not read is given up after this where no stream idle timeout is set.
 const STALLED: Duration = Duration::from_secs(300);
 
@@ -113,6 +118,8 @@ struct Driver {
 /// What the streams of a connection tell it.
 struct Streams {
     active: Cell<u32>,
+    /// Bytes of responses that wait for the client's windows.
+    waiting: Cell<usize>,
     /// When the last one ended.
     idle_since: Cell<Instant>,
     /// How many more unanswered requests may be reset, as of a moment.
@@ -124,6 +131,7 @@ impl Streams {
     fn new(now: Instant) -> Streams {
         Streams {
             active: Cell::new(0),
+            waiting: Cell::new(0),
             idle_since: Cell::new(now),
             patience: Cell::new((RESETS, now)),
             waker: RefCell::new(None),
@@ -143,20 +151,41 @@ impl Streams {
 }
 
 /// A stream among those of its connection.
-struct Entered(Rc<Streams>);
+struct Entered {
+    streams: Rc<Streams>,
+    /// Its part of what waits.
+    waiting: usize,
+}
 
 impl Entered {
     fn new(streams: &Rc<Streams>) -> Entered {
         streams.active.set(streams.active.get() + 1);
-        Entered(streams.clone())
+        Entered {
+            streams: streams.clone(),
+            waiting: 0,
+        }
+    }
+
+    fn note(&mut self, waiting: usize) {
+        let others = self.streams.waiting.get() - self.waiting;
+        self.streams.waiting.set(others + waiting);
+        self.waiting = waiting;
+    }
+
+    /// As much waits as may.
+    fn is_full(&self) -> bool {
+        self.waiting >= WAITING
+            || (self.waiting > 0 && self.streams.waiting.get() >= WAITING_OVERALL)
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
-        self.0.idle_since.set(Instant::now());
-        if let Some(waker) = self.0.waker.take() {
+        self.note(0);
+        let streams = &self.streams;
+        streams.active.set(streams.active.get() - 1);
+        streams.idle_since.set(Instant::now());
+        if let Some(waker) = streams.waker.take() {
             waker.wake();
         }
     }
@@ -280,6 +309,7 @@ async fn exchange(
         admitted: *admitted.as_ref().unwrap_or(&Admitted::default()),
         intake,
         reply: Reply::Awaited(respond),
+        entered,
         failed: false,
         spilt: 0,
     };
@@ -291,7 +321,7 @@ async fn exchange(
         Err(reason) => http::refuse(&connection, &mut down, reason),
     }
     if down.is_reset_unanswered() {
-        entered.0.reset(Instant::now());
+        down.entered.streams.reset(Instant::now());
     }
     let limit = proxy.config.timeouts.stream_idle.unwrap_or(STALLED);
     timer.set(Some(Instant::now() + limit));
@@ -330,6 +360,7 @@ struct Http2 {
     admitted: Admitted,
     intake: Inflow,
     reply: Reply,
+    entered: Entered,
     /// The client reset the stream or went away.
     failed: bool,
     /// Bytes of the request that nobody wanted.
@@ -442,9 +473,11 @@ impl Body for Http2 {
 
     fn push(&mut self, part: Part<'_>) -> Result<(), Error> {
         match &mut self.reply {
-            Reply::Flowing(out) => out
-                .push(part)
-                .map_err(|error| Error::terminal(Reason::UpstreamProtocol).because(error)),
+            Reply::Flowing(out) => {
+                let pushed = out.push(part);
+                self.entered.note(out.backlog());
+                pushed.map_err(|error| Error::terminal(Reason::UpstreamProtocol).because(error))
+            }
             Reply::Awaited(_) | Reply::Over => Ok(()),
         }
     }
@@ -453,17 +486,18 @@ impl Body for Http2 {
         let Reply::Flowing(out) = &mut self.reply else {
             return Poll::Ready(Ok(()));
         };
-        let flushed = std::task::ready!(out.poll_flush(cx));
-        Poll::Ready(flushed.map_err(|broken| {
+        let flushed = out.poll_flush(cx);
+        self.entered.note(out.backlog());
+        flushed.map_err(|broken| {
             self.failed = true;
             gone(broken)
-        }))
+        })
     }
 
     fn backlog(&self) -> usize {
-        match &self.reply {
-            Reply::Flowing(out) => out.backlog(),
-            Reply::Awaited(_) | Reply::Over => 0,
+        match self.entered.is_full() {
+            true => BACKLOG,
+            false => self.entered.waiting,
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::SEND_BUFFER;
 use super::keepalive::Keepalive;
-use super::rewound::Rewound;
+use super::rewound::{Fault, Rewound};
 use crate::cluster::Cluster;
 use crate::error::{Error, Retry};
 use crate::pool::{Key, Ticket};
@@ -40,6 +40,7 @@ pub(crate) struct Session {
     idle_since: Cell<Instant>,
     /// Set by the task that drives the connection when it ends.
     closed: Rc<Cell<bool>>,
+    fault: Fault,
 }
 
 impl Session {
@@ -58,7 +59,9 @@ impl Session {
             .max_header_list_size(RESPONSE_HEAD)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false);
-        let shaking = builder.handshake::<_, Bytes>(Rewound::new(Vec::new(), stream));
+        let io = Rewound::new(Vec::new(), stream);
+        let fault = io.fault();
+        let shaking = builder.handshake::<_, Bytes>(io);
         let failed =
             |kind, source: String| Err(Error::new(kind, Retry::Unprocessed).because(source));
         let (sender, mut connection) = match tokio::time::timeout(timeout, shaking).await {
@@ -96,6 +99,7 @@ impl Session {
             opened: now,
             idle_since: Cell::new(now),
             closed,
+            fault,
         }))
     }
 
@@ -158,6 +162,11 @@ impl Lease {
 
     pub(super) fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// What TLS said when the connection broke.
+    pub(super) fn fault(&self) -> Option<Reason> {
+        self.session.fault.get()
     }
 
     pub(super) fn local(&self) -> Option<SocketAddr> {

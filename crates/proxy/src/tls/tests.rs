@@ -9,7 +9,13 @@ use ripstop_model::snapshot::tls::{SanKind, SanMatch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::secrets::{OWN_CERTIFICATE, OWN_ROOTS};
 use super::*;
+use ripstop_identity::key::KeyError;
+use ripstop_identity::{Certified, Slot, Trust};
+use ripstop_model::snapshot::tls::{
+    Certificate, Pem, Roots as RootsSource, Secret, SecretBody, Validation,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

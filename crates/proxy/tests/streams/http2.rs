@@ -349,6 +349,93 @@ fn either_version_is_told_by_its_first_bytes() {
 }
 
 #[test]
+fn informational_responses_cross_both_ways() {
+    const HINT: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    let up = Upstream::http(|_| {
+        let mut steps = vec![Step::Write(HINT.to_vec())];
+        steps.extend(response(200, "whole"));
+        steps
+    });
+    let inner = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let port = inner.address("l").unwrap().port();
+    // HTTP/1 to HTTP/2 in one proxy and back to HTTP/1 in the other.
+    let outer = start(&bootstrap("", TO_A, &[("a", &[port], H2)]), 1);
+    let mut client = Client::connect(outer.address("l").unwrap());
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    let hint = client.any_response(false).unwrap();
+    assert_eq!((hint.status, hint.header("link")), (103, Some("</a.css>")));
+    let whole = client.response().unwrap();
+    assert_eq!((whole.status, whole.text().as_str()), (200, "whole"));
+}
+
+#[test]
+fn what_only_http1_has_is_left_behind() {
+    let up = H2Server::start(|request, _| {
+        let query = request.uri().query().unwrap_or_default();
+        Reply::text(&format!("{query} {:?}", request.headers().get("te")))
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], H2)]), 1);
+    let mut client = Client::connect(running.address("l").unwrap());
+    let answer = client
+        .request(
+            "GET",
+            "a",
+            "/?q=<`>",
+            &[
+                ("TE", "trailers, deflate;q=0.5"),
+                ("Connection", "TE, X-Mine"),
+                ("X-Mine", "1"),
+                ("Upgrade", "h2c"),
+            ],
+            b"",
+        )
+        .unwrap();
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (200, "q=%3C%60%3E None")
+    );
+    for (method, status) in [("HEAD", 200), ("OPTIONS", 200), ("TRACE", 405)] {
+        let answer = client.request(method, "a", "/", &[], b"").unwrap();
+        assert_eq!(answer.status, status, "{method}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_little_and_stops_nobody() {
+    let up = Upstream::http(|_| response(200, &"x".repeat(1 << 20)));
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    run(async {
+        let stalled = client(&running).await;
+        let mut held = Vec::new();
+        for _ in 0..50 {
+            let mut ready = stalled.clone().ready().await.unwrap();
+            let (response, _) = ready.send_request(get("/"), true).unwrap();
+            // The head is taken, the body is not.
+            held.push(response.await.unwrap());
+        }
+        let mut other = client(&running).await;
+        let answer = ask(&mut other, get("/"), None).await.unwrap();
+        assert_eq!(answer.body.len(), 1 << 20);
+        // Whoever comes back gets everything.
+        let readers = held.into_iter().map(|response| {
+            tokio::spawn(async move {
+                let mut body = response.into_body();
+                let mut count = 0;
+                while let Some(data) = body.data().await {
+                    let data = data.unwrap();
+                    count += data.len();
+                    let _ = body.flow_control().release_capacity(data.len());
+                }
+                count
+            })
+        });
+        for reader in readers.collect::<Vec<_>>() {
+            assert_eq!(reader.await.unwrap(), 1 << 20);
+        }
+    });
+}
+
+#[test]
 fn draining_says_goaway_and_finishes_what_runs() {
     let up = H2Server::start(|request, _| match request.uri().path() {
         "/slow" => Reply::text("done").after(Duration::from_millis(300)),
@@ -433,6 +520,22 @@ fn two_sidecars_speak_mtls_in_either_version() {
             );
         }
         // Somebody else's certificate, from the same mesh's point of view: untrusted, both ways.
+        let foreign = start_as(&outbound, 1, Some(kit::Mesh::new().identity("client")));
+        let answer = Client::connect(foreign.address("l").unwrap()).get("a", "/");
+        assert_eq!(answer.status, 503);
+        assert_eq!(
+            answer.header("x-ripstop-reason"),
+            Some("tls_untrusted_peer")
+        );
+    }
+    // A client that trusts anybody and is trusted by nobody: with TLS 1.3 it hears of that only when it reads.
+    let start_of = MESH_CLUSTER
+        .find("          combined_validation_context")
+        .unwrap();
+    let trusting = &MESH_CLUSTER[..start_of];
+    for protocol in ["", H2] {
+        let settings = format!("{trusting}{protocol}");
+        let outbound = bootstrap("", TO_A, &[("a", &[port], &settings)]);
         let foreign = start_as(&outbound, 1, Some(kit::Mesh::new().identity("client")));
         let answer = Client::connect(foreign.address("l").unwrap()).get("a", "/");
         assert_eq!(answer.status, 503);

@@ -1,7 +1,5 @@
 //! What the integration tests share: bootstraps, proxies in this process, an HTTP/2 server, a mesh's authority.
 
-#![allow(dead_code, reason = "each test program uses its own part of it")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -299,6 +297,7 @@ async fn exchange<A>(
     }
     let _ = stream.trailers().await;
     counts.requests.fetch_add(1, Ordering::SeqCst);
+    let bodiless = parts.method == http::Method::HEAD;
     let reply = answer(&Request::from_parts(parts, ()), &body);
     tokio::select! {
         () = tokio::time::sleep(reply.after) => {}
@@ -314,9 +313,12 @@ async fn exchange<A>(
     if reply.goaway {
         let _ = leave.try_send(());
     }
-    let Ok(mut out) = respond.send_response(reply.head, false) else {
+    let Ok(mut out) = respond.send_response(reply.head, bodiless) else {
         return;
     };
+    if bodiless {
+        return;
+    }
     let mut left = Bytes::from(reply.body);
     while !left.is_empty() {
         out.reserve_capacity(left.len());
