@@ -27,6 +27,7 @@ use serde_json::json;
 
 use super::Config;
 use super::capture::Capture;
+use super::pages;
 use crate::enrollment::Identity;
 use crate::stage::Stage;
 
@@ -66,6 +67,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         spans.clone(),
         sockets.clone(),
     )?;
+    let _pages = pages::serve(&config, &running, node(&config))?;
     let names = Arc::new(Resolver {
         follower: follower.clone(),
         namespace: config.namespace.clone(),

@@ -42,3 +42,40 @@ fn without_it_orders_fail() {
         assert!(said.contains("failed: "), "{said}");
     }
 }
+
+/// One scrape tells of every sidecar, from both ends of each call.
+#[test]
+fn one_scrape_covers_the_mesh() {
+    let bench = Bench::new(callers()[0], crate::bench::MESH);
+    let script = "import os, urllib.request as http\n\
+                  for _ in range(5): http.urlopen('http://hello/').read()\n\
+                  print(http.urlopen(os.environ['RIPSTOP_METRICS']).read().decode())";
+    bench.write("scrape.py", script);
+    let output = bench.run(&["up", "mesh.yaml", "--exec", "python3 scrape.py"]);
+    let page = text(&output.stdout);
+    assert!(output.status.success(), "{page}");
+    let requests = |words: &[&str]| -> f64 {
+        let lines = page
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total{"));
+        let lines = lines.filter(|line| words.iter().all(|word| line.contains(word)));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    };
+    assert_eq!(
+        requests(&["reporter=\"source\"", "instance=\"client-0.default\""]),
+        5.0,
+        "{page}"
+    );
+    assert_eq!(
+        requests(&[
+            "reporter=\"destination\"",
+            "instance=\"hello-v1-",
+            "source_principal=\"spiffe://cluster.local/ns/default/sa/client\""
+        ]),
+        5.0,
+        "{page}"
+    );
+    assert!(page.contains("up{instance=\"control-plane\"} 1"), "{page}");
+}
