@@ -1,5 +1,6 @@
 //! `ripstop`, the one binary: arguments → the subcommand that [`command`] lists → its exit code.
 
+mod admin;
 mod client;
 mod command;
 mod controller;

@@ -1,7 +1,6 @@
 //! What a supervisor tells the sidecar it starts (`ripstop proxy --sidecar 5`), as JSON on an inherited descriptor.
 
 mod capture;
-mod pages;
 pub(crate) mod run;
 
 use std::collections::BTreeMap;

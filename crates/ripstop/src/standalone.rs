@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ripstop_model::snapshot::cluster::Discovery;
 use ripstop_model::snapshot::endpoint::Target;
+use ripstop_proxy::admin::Face;
 use ripstop_proxy::discovery::Settings;
 use ripstop_proxy::discovery::follow::{self, Follower};
 use ripstop_proxy::drain::Phase;
@@ -77,8 +78,12 @@ async fn run(
         failed == 0,
         "{failed} of the bootstrap's listeners cannot be opened: free their addresses or change them"
     );
+    let pages = bootstrap.admin.map(|address| (address, Face::Admin));
+    let (node, is_static) = (bootstrap.node.clone(), bootstrap.ads.is_none());
+    let admin = crate::admin::serve(&running.shared, pages, node, is_static)?;
     tracing::info!(listeners = bootstrap.listeners.len(), "serving");
     tokio::select! {
+        () = admin.quit() => tracing::info!("ending: asked for by /quitquitquit"),
         _ = terminate.recv() => {
             tracing::info!("draining");
             tokio::select! {

@@ -16,6 +16,7 @@ use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::endpoint::Workload;
 use ripstop_model::spiffe::Spiffe;
 use ripstop_proxy::Running;
+use ripstop_proxy::admin::{Admin, Face};
 use ripstop_proxy::discovery::Settings;
 use ripstop_proxy::discovery::follow::{self, Follower, Resolver};
 use ripstop_telemetry::Registry;
@@ -27,7 +28,6 @@ use serde_json::json;
 
 use super::Config;
 use super::capture::Capture;
-use super::pages;
 use crate::enrollment::Identity;
 use crate::stage::Stage;
 
@@ -67,7 +67,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         spans.clone(),
         sockets.clone(),
     )?;
-    let _pages = pages::serve(&config, &running, node(&config))?;
+    let metrics = config.metrics.iter().map(|at| (*at, Face::Metrics));
+    let pages = metrics.chain([(config.admin, Face::Admin)]);
+    let admin = crate::admin::serve(&running.shared, pages, node(&config), false)?;
     let names = Arc::new(Resolver {
         follower: follower.clone(),
         namespace: config.namespace.clone(),
@@ -79,7 +81,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .context("DNS and UDP of the workload cannot be served")?;
     inherited.supervisor.report(Report::Ready)?;
     watch_app(&config, sockets, follower.clone());
-    obey(&inherited.supervisor, &follower, &running).await?;
+    obey(&inherited.supervisor, &follower, &running, &admin).await?;
     if let Some(spans) = spans {
         spans.flush(Duration::from_secs(2)).await;
     }
@@ -285,6 +287,7 @@ async fn obey(
     supervisor: &Supervisor,
     follower: &Follower,
     running: &Running,
+    admin: &Admin,
 ) -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -300,6 +303,7 @@ async fn obey(
                 None => return Ok(()),
             },
             _ = terminate.recv() => return Ok(()),
+            () = admin.quit() => return Ok(()),
             // The terminal's Ctrl-C reaches the whole group; the supervisor decides what ends when.
             _ = interrupt.recv() => {}
         }
