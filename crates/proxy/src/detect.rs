@@ -23,6 +23,8 @@ pub enum First {
     /// The preface of RFC 9113 section 3.4.
     Http2,
     Opaque,
+    /// Its half ended without a byte; it may still want to hear the server.
+    Ended,
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -58,7 +58,8 @@ pub(crate) struct Upstream {
     pub(crate) stream: Stream,
     pub(crate) cluster: Arc<Cluster>,
     picked: Picked,
-    proof: Option<Proof>,
+    /// The workload at the other end, if it said so or the endpoint did.
+    peer: Option<Arc<Known<Workload>>>,
     _place: Place,
 }
 
@@ -135,7 +136,7 @@ async fn pass(
             down.reset_on_close();
         }
         Ok(mut up) => {
-            account.begin(&mut up).await;
+            account.begin(&up);
             let outcome = relay(
                 connection,
                 &mut down,
@@ -198,12 +199,13 @@ pub(crate) async fn connect(
             application: connection.direction == Direction::Inbound,
         };
         match pool::open(to, Carries::Tcp).await {
-            Ok((stream, proof)) => {
+            Ok((mut stream, proof)) => {
+                let peer = introduced(connection, &mut stream, proof.as_ref(), &picked).await;
                 return Ok(Upstream {
                     stream,
                     cluster,
                     picked,
-                    proof,
+                    peer,
                     _place: place,
                 });
             }
@@ -214,6 +216,26 @@ pub(crate) async fn connect(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Introductions come before anything else is read: what follows them is the application's greeting.
+async fn introduced(
+    connection: &Connection,
+    stream: &mut Stream,
+    proof: Option<&Proof>,
+    picked: &Picked,
+) -> Option<Arc<Known<Workload>>> {
+    let worker = &connection.worker;
+    if proof.and_then(Proof::carried) == Some(Carried::TcpWithMetadata)
+        && let Some(peer) = exchange::with(worker, stream).await
+    {
+        return Some(peer);
+    }
+    if connection.direction == Direction::Inbound {
+        return None;
+    }
+    let known = picked.member.endpoint.workload.as_ref();
+    known.map(|workload| worker.labels.of(workload, &worker.shared.trust_domain))
 }
 
 /// One direction.
@@ -374,21 +396,14 @@ impl<'c> Account<'c> {
         }
     }
 
-    /// The upstream connection is open: introductions, and the first counts.
-    async fn begin(&mut self, up: &mut Upstream) {
+    /// The upstream connection is open: the first counts.
+    fn begin(&mut self, up: &Upstream) {
         let worker = &self.connection.worker;
         self.upstream_host = pool::address_of(&up.picked.member);
         self.upstream_local = up.stream.local();
         self.cluster = Some(up.cluster.clone());
-        if self.connection.direction != Direction::Inbound {
-            let known = up.picked.member.endpoint.workload.as_ref();
-            self.peer =
-                known.map(|workload| worker.labels.of(workload, &worker.shared.trust_domain));
-        }
-        let exchanged =
-            up.proof.as_ref().and_then(Proof::carried) == Some(Carried::TcpWithMetadata);
-        if exchanged && let Some(peer) = exchange::with(worker, &mut up.stream).await {
-            self.peer = Some(peer);
+        if up.peer.is_some() {
+            self.peer = up.peer.clone();
         }
         self.opened = true;
         let record = self.record();

@@ -29,7 +29,7 @@ pub(crate) enum Decision {
     Choose(Hello),
     /// Opaque, by the chain for opaque bytes.
     Opaque(Opened),
-    /// The client left without a word, or was silent for too long.
+    /// The client broke the connection, or was silent for too long.
     Gone,
 }
 
@@ -62,8 +62,8 @@ pub(crate) async fn decide(
             },
         };
         return match spoken {
-            Ok(Some(first)) => Decision::Choose(hello(inspect, first).unwrap_or_default()),
-            Ok(None) | Err(_) => Decision::Gone,
+            Ok(first) => Decision::Choose(hello(inspect, first).unwrap_or_default()),
+            Err(_) => Decision::Gone,
         };
     };
     let habit = worker.learnt.borrow().of(destination, Instant::now());
@@ -88,7 +88,7 @@ pub(crate) async fn decide(
     if habit == Some(Habit::Client) {
         // Known to speak first: probing would only cost the server a connection.
         if let Ok(spoken) = timeout(LATE, &mut client).await {
-            let Ok(Some(first)) = spoken else {
+            let Ok(first) = spoken else {
                 return Decision::Gone;
             };
             return match hello(inspect, first) {
@@ -113,8 +113,10 @@ pub(crate) async fn decide(
             tokio::select! {
                 biased;
                 first = &mut client, if spoken.is_none() => {
-                    let Ok(Some(first)) = first else { return Decision::Gone };
-                    learn(Habit::Client);
+                    let Ok(first) = first else { return Decision::Gone };
+                    if first != First::Ended {
+                        learn(Habit::Client);
+                    }
                     if let Some(hello) = hello(inspect, first) {
                         return Decision::Choose(hello);
                     }
@@ -137,7 +139,7 @@ pub(crate) async fn decide(
         Ok(upstream) => upstream,
         Err(error) => {
             return match timeout(FAREWELL, client).await {
-                Ok(Ok(Some(first))) => match hello(inspect, first) {
+                Ok(Ok(first)) => match hello(inspect, first) {
                     Some(hello) => Decision::Choose(hello),
                     None => Decision::Opaque(opened(Err(error), Vec::new())),
                 },
@@ -150,8 +152,10 @@ pub(crate) async fn decide(
         tokio::select! {
             biased;
             first = &mut client => {
-                let Ok(Some(first)) = first else { return Decision::Gone };
-                learn(Habit::Client);
+                let Ok(first) = first else { return Decision::Gone };
+                if first != First::Ended {
+                    learn(Habit::Client);
+                }
                 return match hello(inspect, first) {
                     Some(hello) => Decision::Choose(hello),
                     None => Decision::Opaque(opened(Ok(upstream), said)),
@@ -163,7 +167,8 @@ pub(crate) async fn decide(
                     Greeting::Partial if !ended => {}
                     Greeting::Http2 if inspect.http => return Decision::Choose(spoken_http("h2c")),
                     _ => {
-                        if !ended {
+                        // An HTTP server that was tired of waiting greets nobody.
+                        if !ended && !said.starts_with(b"HTTP/") {
                             learn(Habit::Server);
                         }
                         return Decision::Opaque(opened(Ok(upstream), said));
@@ -184,7 +189,7 @@ fn hello(inspect: &Inspect, first: First) -> Option<Hello> {
         }),
         First::Http1 if inspect.http => Some(spoken_http("http/1.1")),
         First::Http2 if inspect.http => Some(spoken_http("h2c")),
-        First::Tls(_) | First::Http1 | First::Http2 | First::Partial | First::Opaque => None,
+        _ => None,
     }
 }
 
@@ -197,8 +202,8 @@ fn spoken_http(protocol: &str) -> Hello {
     }
 }
 
-/// Looks at what the client sends until it is clear what it is. `None`: it closed before.
-pub(crate) async fn first_bytes(stream: &TcpStream) -> io::Result<Option<First>> {
+/// Looks at what the client sends until it is clear what it is.
+pub(crate) async fn first_bytes(stream: &TcpStream) -> io::Result<First> {
     let mut seen = vec![0u8; 1024];
     let mut since: Option<Instant> = None;
     let mut pause = Duration::from_millis(1);
@@ -206,12 +211,12 @@ pub(crate) async fn first_bytes(stream: &TcpStream) -> io::Result<Option<First>>
         let n = stream.peek(&mut seen).await?;
         let bytes = seen.get(..n).unwrap_or_default();
         if bytes.is_empty() {
-            return Ok(None);
+            return Ok(First::Ended);
         }
         let full = n == seen.len();
         match first(bytes) {
             First::Partial => {}
-            clear => return Ok(Some(clear)),
+            clear => return Ok(clear),
         }
         let waited = since.get_or_insert_with(Instant::now).elapsed();
         if full && n < 2 * MOST {
@@ -219,7 +224,7 @@ pub(crate) async fn first_bytes(stream: &TcpStream) -> io::Result<Option<First>>
             continue;
         }
         if full || waited > PARTIAL {
-            return Ok(Some(First::Opaque));
+            return Ok(First::Opaque);
         }
         // What was looked at stays readable, so only time can tell of more.
         sleep(pause).await;

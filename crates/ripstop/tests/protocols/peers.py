@@ -1,0 +1,108 @@
+"""Servers that speak as real ones do, standard library only: peers.py KIND PORT [ARG]"""
+
+import http.server
+import os
+import signal
+import socket
+import socketserver
+import ssl
+import sys
+import threading
+
+KIND, PORT = sys.argv[1], int(sys.argv[2])
+ARG = sys.argv[3] if len(sys.argv) > 3 else ""
+WHO = os.environ.get("WHO", KIND)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 512
+    address_family = socket.AF_INET6
+
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class Greeter(socketserver.StreamRequestHandler):
+    """Speaks first, then echoes lines."""
+
+    def handle(self):
+        self.wfile.write(b"hello, I am " + WHO.encode() + b"\n")
+        for line in self.rfile:
+            self.wfile.write(b"you said " + line)
+
+
+class Quiet(socketserver.StreamRequestHandler):
+    """Says nothing until the client has ended its half."""
+
+    def handle(self):
+        received = self.rfile.read()
+        self.wfile.write(b"%d bytes, ending in %s" % (len(received), received[-4:]))
+
+
+class Echo(socketserver.StreamRequestHandler):
+    """Echoes lines; the client speaks first."""
+
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+class Early(socketserver.StreamRequestHandler):
+    """Ends its half first and still reads: answers on a second connection are not needed."""
+
+    def handle(self):
+        self.wfile.write(b"all I have to say")
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_WR)
+        Early.heard = self.rfile.read()
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Answers who it is; /flaky/ID fails once per id; /upgrade becomes an echo of bytes."""
+
+    protocol_version = "HTTP/1.1"
+    seen, lock = set(), threading.Lock()
+
+    def do_GET(self):
+        if self.path.startswith("/flaky/"):
+            with Web.lock:
+                first = self.path not in Web.seen
+                Web.seen.add(self.path)
+            if first:
+                return self.answer(503, "the first call fails")
+        if self.path == "/upgrade":
+            self.send_response(101)
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Upgrade", "websocket")
+            self.end_headers()
+            self.close_connection = True
+            while data := self.connection.recv(4096):
+                self.connection.sendall(data)
+            return None
+        return self.answer(200, f"{WHO} {self.headers.get('x-routed', '-')} {self.path}")
+
+    def answer(self, status, text):
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+HANDLERS = {"greeter": Greeter, "quiet": Quiet, "echo": Echo, "early": Early, "web": Web, "tls": Web}
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+server = Server(("::", PORT), HANDLERS[KIND])
+if KIND == "tls":
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ARG + "/tls.crt", ARG + "/tls.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
