@@ -144,7 +144,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
         .then(|| listener::original_destination(&stream))
         .flatten()
         .map(listener::canonical);
-    let destination = original.unwrap_or(local);
+    // Peers meet on transport addresses (decisions.md, 1); what the client wanted is this workload.
+    let own = worker.shared.addresses.iter();
+    let own = own
+        .filter(|_| config.direction == Direction::Inbound)
+        .find(|ip| ip.is_ipv4() == local.is_ipv4());
+    let reached = own.map_or(local, |ip| SocketAddr::new(*ip, local.port()));
+    let destination = original.unwrap_or(reached);
     let listener = if config.use_original_dst {
         if original.is_none_or(|original| original == local) {
             // Dialled at the capturing socket itself: passing it on would dial it again.

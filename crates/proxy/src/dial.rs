@@ -2,7 +2,7 @@
 //! application's namespace.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -31,7 +31,9 @@ pub async fn connect(
 ) -> Result<TcpStream, Error> {
     let opening = async {
         match (&worker.shared.sockets, dial.application) {
-            (Some(sockets), true) => connect_inside(&**sockets, address).await,
+            (Some(sockets), true) => {
+                connect_inside(&**sockets, address, &worker.shared.addresses).await
+            }
             _ => connect_from(worker.shared.source_for(address), address).await,
         }
     };
@@ -82,26 +84,28 @@ fn bind_address_no_port(socket: &TcpSocket) -> io::Result<()> {
     }
 }
 
-/// The application is dialled at the address the client used, then at 127.0.0.1, then at ::1.
+/// The application is dialled at the address the client used, at the workload's other addresses, then at 127.0.0.1 and at
+/// ::1: wherever it listens, it is found.
 async fn connect_inside(
     sockets: &dyn crate::Sockets,
     address: SocketAddr,
+    own: &[IpAddr],
 ) -> io::Result<TcpStream> {
-    let port = address.port();
-    let tries = [
-        address,
-        SocketAddr::from(([127, 0, 0, 1], port)),
-        SocketAddr::from(([0u16, 0, 0, 0, 0, 0, 0, 1], port)),
+    let loopback = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
     ];
+    let others = own
+        .iter()
+        .chain(&loopback)
+        .filter(|ip| **ip != address.ip());
     let mut first = None;
-    for (index, target) in tries.iter().enumerate() {
-        if index > 0 && *target == address {
-            continue;
-        }
-        let socket = sockets.stream(Family::of(target.ip())).await?;
+    for ip in std::iter::once(&address.ip()).chain(others) {
+        let target = SocketAddr::new(*ip, address.port());
+        let socket = sockets.stream(Family::of(*ip)).await?;
         let socket = std::net::TcpStream::from(socket);
         socket.set_nonblocking(true)?;
-        match TcpSocket::from_std_stream(socket).connect(*target).await {
+        match TcpSocket::from_std_stream(socket).connect(target).await {
             Ok(stream) => return Ok(stream),
             Err(error) => first = first.or(Some(error)),
         }

@@ -109,6 +109,8 @@ pub struct Sidecar {
     pub adopted: Vec<(Name, OwnedFd)>,
     /// Sockets for dialling the application.
     pub sockets: Arc<dyn Sockets>,
+    /// The workload's own addresses, as its application sees them: where inbound connections go.
+    pub addresses: Vec<IpAddr>,
     /// The sidecar's own transport address (decisions.md, 1): the source of its connections to addresses in the same /16.
     pub source: Option<Ipv4Addr>,
 }
@@ -158,6 +160,8 @@ pub struct Shared {
     pub introduction: Option<Arc<str>>,
     pub trust_domain: Arc<str>,
     totals: stats::Totals,
+    /// The workload's own addresses; empty where there is no application beside the proxy.
+    pub(crate) addresses: Vec<IpAddr>,
     source: Option<Ipv4Addr>,
     start: std::time::Instant,
     open: AtomicUsize,
@@ -265,6 +269,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
     let mut adopted = HashMap::new();
     let mut sockets = None;
     let mut source = None;
+    let mut addresses = Vec::new();
     if let Some(sidecar) = options.sidecar {
         for (name, socket) in sidecar.adopted {
             let socket = listener::Sockets::adopt(socket).map_err(StartError::Adopt)?;
@@ -272,6 +277,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         }
         sockets = Some(sidecar.sockets);
         source = sidecar.source;
+        addresses = sidecar.addresses;
     }
     let secrets = Secrets::new(options.identity);
     for secret in &options.secrets {
@@ -302,6 +308,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
             .workload
             .as_ref()
             .map(|(workload, _)| peer::introduction(workload).into()),
+        addresses,
         source,
         start: std::time::Instant::now(),
         open: AtomicUsize::new(0),

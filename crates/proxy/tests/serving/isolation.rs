@@ -28,6 +28,7 @@ fn a_panic_ends_its_connection_only() {
     options.sidecar = Some(Sidecar {
         adopted: Vec::new(),
         sockets: Arc::new(Broken),
+        addresses: Vec::new(),
         source: None,
     });
     let running = serve(options);

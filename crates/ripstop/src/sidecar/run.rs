@@ -135,6 +135,7 @@ fn start(
         sidecar: Some(ripstop_proxy::Sidecar {
             adopted,
             sockets,
+            addresses: config.addresses.clone(),
             source: Some(config.transport),
         }),
         node: config.node.as_str().into(),
