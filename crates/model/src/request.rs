@@ -16,6 +16,17 @@ pub trait RequestView {
     /// All values of a header, comma-joined in order (RFC 9110 section 5.3); `None` when absent.
     fn header(&self, name: &str) -> Option<Cow<'_, str>>;
 
+    /// Whether the value of one of the fields of this name passes `test`; `None` if there is no such field.
+    fn any_value(&self, name: &str, test: &dyn Fn(&str) -> bool) -> Option<bool>;
+
+    /// As [`RequestView::any_value`], and the pseudo headers of [`RequestView::field`].
+    fn any_field(&self, name: &str, test: &dyn Fn(&str) -> bool) -> Option<bool> {
+        match name.starts_with(':') || name == "host" {
+            true => self.field(name).map(|value| test(&value)),
+            false => self.any_value(name, test),
+        }
+    }
+
     /// As [`RequestView::header`], and the pseudo headers `:method`, `:path` (with query), `:authority`, `:scheme`.
     fn field(&self, name: &str) -> Option<Cow<'_, str>> {
         match name {
@@ -93,6 +104,11 @@ pub(crate) mod tests {
                 [one] => Some(Cow::Borrowed(one)),
                 many => Some(Cow::Owned(many.join(","))),
             }
+        }
+
+        fn any_value(&self, name: &str, test: &dyn Fn(&str) -> bool) -> Option<bool> {
+            let values = self.headers.iter().filter(|(n, _)| n == name);
+            values.map(|(_, value)| test(value)).reduce(|a, b| a || b)
         }
     }
 

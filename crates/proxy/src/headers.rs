@@ -202,6 +202,13 @@ impl Headers {
             .map(|field| field.value().of(&self.text))
     }
 
+    /// Whether the value of one of the fields with this name passes `test`; `None` if there is no such field.
+    pub fn any_named(&self, name: &str, test: &dyn Fn(&str) -> bool) -> Option<bool> {
+        self.all_named(name)
+            .map(|value| test(&String::from_utf8_lossy(value)))
+            .reduce(|a, b| a || b)
+    }
+
     /// The fields among which one of this kind may be.
     fn fields_named(&self, known: Known) -> &[Field] {
         match self.has(known) {

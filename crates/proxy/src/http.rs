@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ripstop_model::reason::{Flags, Reason};
-use ripstop_model::snapshot::http::{HttpFilter, HttpProxy, RouteSource, Router, ServerHeader};
+use ripstop_model::snapshot::http::{
+    HttpFilter, HttpProxy, RouteSource, Router, ServerHeader, StripPort,
+};
 use ripstop_model::snapshot::route::{Action, Forward, RouteConfig};
 use ripstop_telemetry::Stats;
 use tokio::time::Instant;
@@ -178,6 +180,7 @@ async fn exchange<D: Downstream>(
         forward,
         request.share,
         &selected.route.matches.path,
+        !request.proxy.router.suppress_envoy_headers,
         down.request_mut(),
     );
     let active = cluster.breaker(forward.priority).request();
@@ -206,6 +209,14 @@ async fn exchange<D: Downstream>(
 }
 
 fn normalise<D: Downstream>(request: &Request<'_>, down: &mut D) -> Result<(), Box<Reply>> {
+    match request.config().strip_port {
+        StripPort::No => {}
+        StripPort::Any => down.request_mut().strip_port(None),
+        StripPort::Matching => {
+            let port = request.connection.local.port();
+            down.request_mut().strip_port(Some(port));
+        }
+    }
     match down.request_mut().normalize(&request.config().path) {
         Ok(None) => Ok(()),
         Ok(Some(path)) => {

@@ -89,6 +89,14 @@ impl Method {
         }
     }
 
+    /// Whether a request without a body says so: all but those that hardly ever have one.
+    pub fn may_have_body(self) -> bool {
+        !matches!(
+            self,
+            Method::Get | Method::Head | Method::Delete | Method::Connect | Method::Trace
+        )
+    }
+
     /// RFC 9110 section 9.2.2, less TRACE, which is never forwarded.
     pub fn is_idempotent(self) -> bool {
         matches!(
@@ -246,6 +254,22 @@ impl RequestHead {
             Ok(normal) => self.headers.intern(normal.as_bytes()),
             Err(_) => self.authority_sent,
         };
+    }
+
+    /// Takes the port off the authority, in what is matched and in what is forwarded: any port, or only this one.
+    pub fn strip_port(&mut self, only: Option<u16>) {
+        let sent = self.authority_sent();
+        let Some((host, port)) = sent.rsplit_once(':') else {
+            return;
+        };
+        // The colons of a bare IPv6 address stand inside brackets.
+        let Ok(port) = port.parse::<u16>() else {
+            return;
+        };
+        if self.form != TargetForm::Authority && only.is_none_or(|only| only == port) {
+            let host = host.to_owned();
+            self.set_authority(&host);
+        }
     }
 
     /// Brings the path into the form policies and routes match and upstreams receive. `Ok(Some(path))`: the options
@@ -416,5 +440,9 @@ impl RequestView for RequestHead {
 
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
         self.headers.joined(name)
+    }
+
+    fn any_value(&self, name: &str, test: &dyn Fn(&str) -> bool) -> Option<bool> {
+        self.headers.any_named(name, test)
     }
 }

@@ -100,11 +100,11 @@ impl Reply {
 
 /// A reason answers with its own code; a status the user chose is translated (gRPC's http-grpc-status-mapping).
 fn code_of(reply: &Reply) -> u32 {
-    if reply.status == reply.reason.status() {
+    let configured = matches!(reply.reason, Reason::DirectResponse | Reason::Redirected);
+    if reply.status == reply.reason.status() && !configured {
         return reply.reason.grpc();
     }
     match reply.status {
-        200 => 0,
         400 => 13,
         401 => 16,
         403 => 7,

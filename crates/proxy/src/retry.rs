@@ -215,10 +215,9 @@ impl<'p> Attempts<'p> {
         };
         let headers = || {
             self.policy.is_some_and(|policy| {
-                policy
-                    .response_headers
-                    .iter()
-                    .any(|header| header.matches_value(response.headers.joined(&header.name)))
+                policy.response_headers.iter().any(|header| {
+                    header.decide(|test| response.headers.any_named(&header.name, test))
+                })
             })
         };
         (on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&status))

@@ -256,12 +256,14 @@ fn replace_prefix(path: &str, matched: &PathMatch, instead: &str) -> String {
     format!("{instead}{}", path.get(length..).unwrap_or_default())
 }
 
-/// Rewrites path and authority as the route asks; the endpoint's own name (`HostRewrite::Auto`) comes later, when there
+/// Rewrites path and authority as the route asks; with `originals`, what they were goes along in
+/// `x-envoy-original-path` and `x-envoy-original-host`. The endpoint's own name (`HostRewrite::Auto`) comes later, when there
 /// is an endpoint.
 pub fn rewrite(
     forward: &Forward,
     share: Option<&Share>,
     matched: &PathMatch,
+    originals: bool,
     head: &mut RequestHead,
 ) {
     let path = match &forward.path_rewrite {
@@ -274,8 +276,10 @@ pub fn rewrite(
         PathRewrite::Full(path) => Some(path.clone()),
     };
     if let Some(path) = path {
-        let original = head.path_and_query().into_owned();
-        head.headers.set_named("x-envoy-original-path", original);
+        if originals {
+            let original = head.path_and_query().into_owned();
+            head.headers.set_named("x-envoy-original-path", original);
+        }
         match path.contains('?') {
             true => head.set_path_and_query(&path),
             false => head.set_path(&path),
@@ -300,14 +304,23 @@ pub fn rewrite(
         ) => Some(by_regex(pattern, substitution)),
     };
     if let Some(host) = host.filter(|host| !host.is_empty()) {
+        // Envoy says nothing of what a share of a split rewrote.
+        if originals && share.is_none_or(|share| share.host_rewrite.is_none()) {
+            let original = head.authority_sent().to_owned();
+            head.headers.set_named("x-envoy-original-host", original);
+        }
         rewrite_host(forward, &host, head);
     }
 }
 
 pub fn rewrite_host(forward: &Forward, host: &str, head: &mut RequestHead) {
     if forward.append_forwarded_host {
-        let original = head.authority_sent().to_owned();
-        head.headers.append_named("x-forwarded-host", original);
+        let original = head.authority_sent();
+        let all = match head.headers.joined("x-forwarded-host") {
+            Some(before) => format!("{before},{original}"),
+            None => original.to_owned(),
+        };
+        head.headers.set_named("x-forwarded-host", all);
     }
     head.set_authority(host);
 }

@@ -285,7 +285,12 @@ impl Upstream for Box<Http1> {
             upgrade,
         };
         let out = self.outbox.buffer(&self.worker);
-        write::request(head, framing, upgrade, out);
+        // Where a body could be expected, that there is none is said (RFC 9110 section 8.6).
+        let said = match framing {
+            Framing::None if head.method().may_have_body() => Framing::Length(0),
+            framing => framing,
+        };
+        write::request(head, said, upgrade, out);
         self.encoder = (framing != Framing::None).then(|| Encoder::new(framing));
     }
 

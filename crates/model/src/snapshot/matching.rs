@@ -187,24 +187,35 @@ pub enum HeaderTest {
 }
 
 impl HeaderMatch {
+    /// A header that is there several times matches when one of its values does, as in Envoy: a second line cannot hide
+    /// a value from a rule that denies it.
     pub fn matches<R: RequestView + ?Sized>(&self, request: &R) -> bool {
-        self.matches_value(request.field(&self.name))
+        self.decide(|test| request.any_field(&self.name, test))
     }
 
-    /// The same on a value already looked up, for response headers.
+    /// The same on a value already looked up.
     pub fn matches_value(&self, value: Option<Cow<'_, str>>) -> bool {
-        let value = match value {
-            None if self.missing_as_empty => Some(Cow::Borrowed("")),
-            other => other,
-        };
-        let hit = match (&self.test, value) {
-            (HeaderTest::Present(want), value) => value.is_some() == *want,
-            // An absent header never matches a value test, and inverting does not change that (Envoy's rule).
-            (_, None) => return false,
-            (HeaderTest::String(test), Some(value)) => test.matches(&value),
-            (HeaderTest::Range { start, end }, Some(value)) => value
+        self.decide(|test| value.map(|value| test(&value)))
+    }
+
+    /// The same on any headers: `any` says whether one of the values passes a test, `None` if there is no value.
+    pub fn decide(&self, any: impl FnOnce(&dyn Fn(&str) -> bool) -> Option<bool>) -> bool {
+        let holds = |value: &str| match &self.test {
+            HeaderTest::Present(_) => true,
+            HeaderTest::String(test) => test.matches(value),
+            HeaderTest::Range { start, end } => value
                 .parse::<i64>()
                 .is_ok_and(|n| (*start..*end).contains(&n)),
+        };
+        let found = match any(&holds) {
+            None if self.missing_as_empty => Some(holds("")),
+            found => found,
+        };
+        let hit = match (&self.test, found) {
+            (HeaderTest::Present(want), found) => found.is_some() == *want,
+            // An absent header never matches a value test, and inverting does not change that (Envoy's rule).
+            (_, None) => return false,
+            (_, Some(found)) => found,
         };
         hit != self.invert
     }

@@ -327,13 +327,21 @@ impl<'v> Request<'v> {
         response: Option<&ResponseHead>,
     ) -> Option<String> {
         let connection = self.connection;
-        let request = |name: &str| head.field(name).map(|value| value.into_owned());
+        // Of a header that is there several times, the first.
+        let first = |headers: &headers::Headers, name: &str| {
+            let value = headers.first_named(name)?;
+            Some(String::from_utf8_lossy(value).into_owned())
+        };
+        let request = |name: &str| match name.starts_with(':') || name == "host" {
+            true => head.field(name).map(|value| value.into_owned()),
+            false => first(&head.headers, name),
+        };
         Some(match operator.name.as_str() {
             "REQ" => {
                 let alternative = operator.alternative.as_deref();
                 return request(&operator.argument).or_else(|| alternative.and_then(request));
             }
-            "RESP" => return response?.headers.joined(&operator.argument).map(Into::into),
+            "RESP" => return first(&response?.headers, &operator.argument),
             "PROTOCOL" => head.version.as_str().to_owned(),
             "DOWNSTREAM_REMOTE_ADDRESS" => {
                 SocketAddr::new(self.sender.remote, connection.peer.port()).to_string()

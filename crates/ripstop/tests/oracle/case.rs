@@ -1,0 +1,199 @@
+//! A folder of `cases` → a [`Case`]: its bootstrap, its upstreams (listening), its steps.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use ripstop_testkit::port::{self, Port};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::bootstrap;
+use super::script::{Row, Scripted};
+
+pub(crate) struct Case {
+    pub(crate) name: String,
+    /// Words replaced by ports.
+    pub(crate) bootstrap: Value,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) upstreams: Scripted,
+    ports: BTreeMap<String, Port>,
+}
+
+/// One line of `requests.yaml`: a request, or several at once.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Together(Vec<Request>),
+    One(Box<Request>),
+}
+
+/// What is sent, and what is known of the answer.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Request {
+    /// `GET /path`; `{n}` counts from 0 where `times` is given.
+    #[serde(default)]
+    pub(crate) request: String,
+    /// Why this request is here.
+    #[serde(default)]
+    #[allow(dead_code, reason = "for the reader of the case")]
+    pub(crate) why: String,
+    /// The whole request as it goes on the wire, in place of the fields that describe one.
+    #[serde(default)]
+    pub(crate) raw: Option<String>,
+    /// Another listener than `main`.
+    #[serde(default)]
+    pub(crate) to: Option<String>,
+    #[serde(default)]
+    pub(crate) host: Option<String>,
+    /// A value, or a list of values: a line each.
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub(crate) body: Option<String>,
+    /// A chunked body.
+    #[serde(default)]
+    pub(crate) chunks: Option<Vec<String>>,
+    /// After the chunks.
+    #[serde(default)]
+    pub(crate) trailers: BTreeMap<String, String>,
+    /// Sent once the response has been 101; as many bytes are read back.
+    #[serde(default)]
+    pub(crate) tunnel: Option<String>,
+    /// Sent so many times, on one connection.
+    #[serde(default)]
+    pub(crate) times: Option<usize>,
+    /// How many answers of each kind there were is compared, not each answer: so many of a hundred may differ.
+    #[serde(default)]
+    pub(crate) tolerance: Option<f64>,
+    /// Seconds after the others of `together`, or after the step before.
+    #[serde(default)]
+    pub(crate) after: f64,
+    /// `200 a b`: the status that Envoy gives (or `closed`) and the upstreams that saw the request, in their order.
+    /// `any`: what it does is only compared.
+    /// Many answers of several kinds: one of them a line, as far as they are certain.
+    pub(crate) expect: Value,
+    /// Only the status is compared: which endpoint was chosen is chance.
+    #[serde(default)]
+    pub(crate) only_status: bool,
+    /// Seconds that the answer takes, at least and at most, from either.
+    #[serde(default)]
+    pub(crate) takes: Option<(f64, f64)>,
+    /// Upstreams that see the request without the client waiting for it: how many of each are awaited.
+    #[serde(default)]
+    pub(crate) also: BTreeMap<String, usize>,
+    /// ripstop differs here, by a row of the closed list.
+    #[serde(default)]
+    pub(crate) differs: Option<Differs>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Differs {
+    /// The row of `differences::BEHAVIOUR`.
+    pub(crate) by: String,
+    /// What ripstop does, as `expect` says it.
+    pub(crate) ripstop: String,
+}
+
+impl Request {
+    pub(crate) fn listener(&self) -> &str {
+        self.to.as_deref().unwrap_or("main")
+    }
+}
+
+impl Case {
+    /// Every case, by name.
+    pub(crate) fn all() -> Vec<Case> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/cases");
+        let mut folders: Vec<_> = std::fs::read_dir(&folder)
+            .expect("the folder of cases")
+            .map(|entry| entry.expect("a readable folder").path())
+            .collect();
+        folders.sort();
+        folders.iter().map(|folder| Case::read(folder)).collect()
+    }
+
+    fn read(folder: &Path) -> Case {
+        let name = folder
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        let mut bootstrap: Value = yaml(&folder.join("bootstrap.yaml"));
+        let scripts = folder.join("upstreams.yaml");
+        let scripts: BTreeMap<String, Vec<Row>> = match scripts.exists() {
+            true => yaml(&scripts),
+            false => BTreeMap::new(),
+        };
+        let mut ports = BTreeMap::new();
+        let words = bootstrap::words(&bootstrap);
+        for word in &words {
+            ports.insert(word.clone(), port::reserve());
+        }
+        for upstream in scripts.keys() {
+            assert!(
+                words.contains(upstream),
+                "{name}: the bootstrap never mentions `AT {upstream}`"
+            );
+        }
+        let number = |word: &str| ports[word].number();
+        bootstrap::fill(&name, &mut bootstrap, &number);
+        let listeners = bootstrap::listeners(&bootstrap);
+        let upstreams = Scripted::start(
+            words
+                .iter()
+                .filter(|word| !listeners.contains(&number(word)))
+                .map(|word| (word.clone(), ports[word].addr())),
+            scripts,
+        );
+        Case {
+            steps: steps(&folder.join("requests.yaml")),
+            name,
+            bootstrap,
+            upstreams,
+            ports,
+        }
+    }
+
+    /// The address of a listener.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        match self.ports.get(name) {
+            Some(port) => port.addr(),
+            None => panic!("{}: no `AT {name}` in the bootstrap", self.name),
+        }
+    }
+}
+
+fn steps(file: &Path) -> Vec<Step> {
+    let all: Vec<Value> = yaml(file);
+    let step = |(at, step): (usize, Value)| {
+        let read = match step.get("together") {
+            Some(group) => serde_json::from_value(group.clone()).map(Step::Together),
+            None => serde_json::from_value(step).map(Step::One),
+        };
+        read.unwrap_or_else(|error| panic!("{}, #{}: {error}", file.display(), at + 1))
+    };
+    all.into_iter().enumerate().map(step).collect()
+}
+
+fn yaml<T: DeserializeOwned>(file: &Path) -> T {
+    let text =
+        std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let mut documents = ripstop_model::yaml::parse(&text);
+    let document = documents
+        .pop()
+        .unwrap_or_else(|| panic!("{} is empty", file.display()));
+    assert!(
+        document.faults.is_empty(),
+        "{}: {:?}",
+        file.display(),
+        document.faults
+    );
+    let root = document
+        .root
+        .unwrap_or_else(|| panic!("{} is empty", file.display()));
+    serde_json::from_value(root.to_json())
+        .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}

@@ -1,0 +1,176 @@
+//! The steps of a case, sent to the program that runs now → what was answered and what the upstreams saw.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use ripstop_testkit::wait;
+
+use super::case::{Case, Request, Step};
+use super::message::{Answer, Reader};
+use super::script::Seen;
+
+/// No answer takes longer; a program that stays silent is told apart from one that closes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What came of one request.
+#[derive(Debug)]
+pub(crate) struct Played {
+    /// Where in `requests.yaml`.
+    pub(crate) at: String,
+    pub(crate) request: Request,
+    /// The error's kind when the connection ended or stayed silent without an answer.
+    pub(crate) answer: Result<Answer, io::ErrorKind>,
+    /// What came back through the tunnel.
+    pub(crate) tunnel: Option<Vec<u8>>,
+    /// In the order of arrival; of requests made together, with the first of them.
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) took: Duration,
+}
+
+/// Plays all steps.
+pub(crate) fn play(case: &Case) -> Vec<Played> {
+    let mut played = Vec::new();
+    case.upstreams.take();
+    for (index, step) in case.steps.iter().enumerate() {
+        let at = format!("#{}", index + 1);
+        match step {
+            Step::One(request) => {
+                std::thread::sleep(Duration::from_secs_f64(request.after));
+                let mut connection = None;
+                for n in 0..request.times.unwrap_or(1) {
+                    let mut one = send(case, &mut connection, request, n, &at);
+                    settle(case, request);
+                    one.seen = case.upstreams.take();
+                    played.push(one);
+                }
+            }
+            Step::Together(together) => {
+                let mut group: Vec<Played> = std::thread::scope(|scope| {
+                    let at = &at;
+                    let threads: Vec<_> = together
+                        .iter()
+                        .map(|request| {
+                            scope.spawn(move || {
+                                std::thread::sleep(Duration::from_secs_f64(request.after));
+                                send(case, &mut None, request, 0, at)
+                            })
+                        })
+                        .collect();
+                    threads
+                        .into_iter()
+                        .map(|thread| thread.join().expect("no panic"))
+                        .collect()
+                });
+                let mut seen = case.upstreams.take();
+                seen.sort_by(|a, b| (&a.line, &a.upstream).cmp(&(&b.line, &b.upstream)));
+                group[0].seen = seen;
+                played.append(&mut group);
+            }
+        }
+    }
+    played
+}
+
+/// Waits for what the upstreams see without the client waiting for it.
+fn settle(case: &Case, request: &Request) {
+    for (upstream, count) in &request.also {
+        // Comparing tells which of the two never sent it.
+        let _seen = wait::within(Duration::from_secs(5), || {
+            (case.upstreams.count(upstream) >= *count).then_some(())
+        });
+    }
+}
+
+type Connection = Option<(TcpStream, Reader)>;
+
+fn send(case: &Case, connection: &mut Connection, request: &Request, n: usize, at: &str) -> Played {
+    let start = Instant::now();
+    let at = match request.times {
+        Some(_) => format!("{at}.{n}"),
+        None => at.to_owned(),
+    };
+    let mut tunnel = None;
+    let answer = exchange(case, connection, request, n, &mut tunnel);
+    let ended = match &answer {
+        Ok(answer) => answer.cut || answer.header("connection") == Some("close"),
+        Err(_) => true,
+    };
+    if ended || request.times.is_none() {
+        *connection = None;
+    }
+    Played {
+        at,
+        request: request.clone(),
+        answer: answer.map_err(|error| error.kind()),
+        tunnel,
+        seen: Vec::new(),
+        took: start.elapsed(),
+    }
+}
+
+fn exchange(
+    case: &Case,
+    connection: &mut Connection,
+    request: &Request,
+    n: usize,
+    tunnel: &mut Option<Vec<u8>>,
+) -> io::Result<Answer> {
+    if connection.is_none() {
+        let stream = TcpStream::connect_timeout(&case.listener(request.listener()), PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let reader = Reader::new(stream.try_clone()?);
+        *connection = Some((stream, reader));
+    }
+    let Some((stream, reader)) = connection else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
+    let bytes = bytes(request, n);
+    stream.write_all(&bytes)?;
+    let answer = reader.answer(bytes.starts_with(b"HEAD "))?;
+    if let Some(text) = &request.tunnel
+        && answer.status() == "101"
+    {
+        stream.write_all(text.as_bytes())?;
+        *tunnel = Some(reader.bytes(text.len())?);
+    }
+    Ok(answer)
+}
+
+/// The request as it goes on the wire.
+fn bytes(request: &Request, n: usize) -> Vec<u8> {
+    let n = n.to_string();
+    if let Some(raw) = &request.raw {
+        return raw.replace("{n}", &n).into_bytes();
+    }
+    let host = request.host.as_deref().unwrap_or("oracle.test");
+    let mut text = format!("{} HTTP/1.1\r\nhost: {host}\r\n", request.request);
+    for (name, value) in &request.headers {
+        let values = value
+            .as_array()
+            .map_or(std::slice::from_ref(value), Vec::as_slice);
+        for value in values {
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    if let Some(body) = &request.body {
+        text.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
+    } else if let Some(chunks) = &request.chunks {
+        text.push_str("transfer-encoding: chunked\r\n\r\n");
+        for chunk in chunks {
+            text.push_str(&format!("{:x}\r\n{chunk}\r\n", chunk.len()));
+        }
+        text.push_str("0\r\n");
+        for (name, value) in &request.trailers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+    } else {
+        text.push_str("\r\n");
+    }
+    text.replace("{n}", &n).into_bytes()
+}
