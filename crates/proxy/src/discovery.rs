@@ -188,6 +188,16 @@ impl Discovery {
         self.settle()
     }
 
+    /// Marks the listeners among the roots that are in use: a listener that is held is not asked for again, so only its
+    /// connections tell.
+    pub fn touch(&mut self, now: Instant, mut in_use: impl FnMut(&Name) -> bool) {
+        for ((kind, name), root) in &mut self.roots {
+            if *kind == Kind::Listener && !root.permanent && in_use(name) {
+                root.used = now;
+            }
+        }
+    }
+
     /// Drops roots that were not used for long. Returns whether the published snapshot changed.
     pub fn sweep(&mut self, now: Instant) -> bool {
         let idle = self.settings.idle;

@@ -92,6 +92,11 @@ impl Listener {
         }
     }
 
+    /// Connections so far, and now.
+    pub fn connections(&self) -> (u64, i64) {
+        self.stats.connections()
+    }
+
     pub fn chain(&self, name: &str) -> Option<&Arc<Chain>> {
         self.chains
             .iter()

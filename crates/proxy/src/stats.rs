@@ -228,6 +228,11 @@ impl Http {
 }
 
 impl Listener {
+    /// Connections so far, and now.
+    pub fn connections(&self) -> (u64, i64) {
+        (self.cx_total.read(), self.cx_active.read())
+    }
+
     pub fn connection(&self) -> Active {
         Active::begin(&self.cx_total, &self.cx_active)
     }

@@ -1,9 +1,10 @@
 //! A fixed part of the configuration and what is discovered → what the workers run, also before there are workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ripstop_model::snapshot::{Cluster, Listener, Name, Snapshot};
+use ripstop_proxy::discovery::follow::Consumer;
 use ripstop_proxy::{Options, Running, Shared, StartError};
 
 /// What runs whatever is discovered.
@@ -75,6 +76,43 @@ impl Stage {
         complain(&running.listen_errors);
         *workers = Workers::Running(running.shared.clone());
         Ok(running)
+    }
+}
+
+/// A stage that a control plane's discoveries go to.
+pub(crate) struct Following {
+    stage: Stage,
+    /// Connections so far, by listener, when last asked.
+    seen: HashMap<Name, u64>,
+}
+
+impl From<Stage> for Following {
+    fn from(stage: Stage) -> Following {
+        Following {
+            stage,
+            seen: HashMap::new(),
+        }
+    }
+}
+
+impl Consumer for Following {
+    fn apply(&mut self, snapshot: Arc<Snapshot>) {
+        self.stage.apply(&snapshot);
+    }
+
+    fn is_used(&mut self, listener: &Name) -> bool {
+        let workers = self.stage.workers.lock();
+        let Workers::Running(shared) = &*workers.unwrap_or_else(PoisonError::into_inner) else {
+            return false;
+        };
+        let tables = shared.live.tables();
+        let Some(running) = tables.listeners.get(listener) else {
+            self.seen.remove(listener);
+            return false;
+        };
+        let (total, active) = running.connections();
+        let before = self.seen.insert(listener.clone(), total);
+        active > 0 || before != Some(total)
     }
 }
 

@@ -19,7 +19,7 @@ use ripstop_wire::xds::stream::channel;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::stage::{Fixed, Stage};
+use crate::stage::{Fixed, Following, Stage};
 
 /// Serves until it has drained after SIGTERM, or SIGINT.
 pub(crate) fn serve(
@@ -122,10 +122,7 @@ fn discover(bootstrap: &Bootstrap, source: &AdsSource, stage: &Stage) -> anyhow:
         channel: channel(authority, move || TcpStream::connect(address.clone())),
         bearer: None,
     };
-    let stage = stage.clone();
-    Ok(follow::follow(options, move |snapshot| {
-        stage.apply(&snapshot)
-    }))
+    Ok(follow::follow(options, Following::from(stage.clone())))
 }
 
 /// Where the control plane listens: the first endpoint of the static cluster that the bootstrap names.

@@ -71,8 +71,16 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// A stream that is away this long answers first uses at once.
 const AWAY: Duration = Duration::from_secs(2);
 
-/// Starts the task on the current runtime. `apply` runs a new snapshot before anybody who waited for it is answered.
-pub fn follow(options: Options, apply: impl FnMut(Arc<Snapshot>) + Send + 'static) -> Follower {
+/// What discovery is for.
+pub trait Consumer: Send + 'static {
+    /// Runs a new snapshot, before anybody who waited for it is answered.
+    fn apply(&mut self, snapshot: Arc<Snapshot>);
+    /// Whether a listener has connections, or has had some since the last time this was asked.
+    fn is_used(&mut self, listener: &Name) -> bool;
+}
+
+/// Starts the task on the current runtime.
+pub fn follow(options: Options, consumer: impl Consumer) -> Follower {
     let (commands, inbox) = mpsc::channel(QUEUE);
     let shared = Arc::new(Shared {
         ranges: ArcSwap::default(),
@@ -85,7 +93,7 @@ pub fn follow(options: Options, apply: impl FnMut(Arc<Snapshot>) + Send + 'stati
     let mut task = Task {
         discovery: Discovery::new(options.settings),
         client: options.client,
-        apply: Box::new(apply),
+        consumer: Box::new(consumer),
         waiting: Vec::new(),
         held: options.hold,
         shared: Arc::clone(&shared),
@@ -225,7 +233,7 @@ fn candidates(name: &str, namespace: &str, domain: &str) -> Vec<(String, bool)> 
 struct Task {
     discovery: Discovery,
     client: Client,
-    apply: Box<dyn FnMut(Arc<Snapshot>) + Send>,
+    consumer: Box<dyn Consumer>,
     waiting: Vec<(Key, oneshot::Sender<Wanted>)>,
     held: Vec<Key>,
     shared: Arc<Shared>,
@@ -339,7 +347,10 @@ impl Task {
                     None => return Ok(()),
                 },
                 _ = sweep.tick() => {
-                    if self.discovery.sweep(Instant::now()) {
+                    let now = Instant::now();
+                    let consumer = &mut self.consumer;
+                    self.discovery.touch(now, |listener| consumer.is_used(listener));
+                    if self.discovery.sweep(now) {
                         self.publish();
                     }
                     self.subscribe();
@@ -381,7 +392,8 @@ impl Task {
     }
 
     fn publish(&mut self) {
-        (self.apply)(Arc::new(self.discovery.published().clone()));
+        self.consumer
+            .apply(Arc::new(self.discovery.published().clone()));
     }
 
     fn command(&mut self, command: Command) {

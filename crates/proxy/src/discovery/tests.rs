@@ -233,6 +233,9 @@ fn idle_roots_are_dropped_and_held_ones_are_not() {
     );
     d.take_changes();
     let later = start + settings.idle;
+    d.touch(later, |name| &**name == "used");
+    assert!(!d.sweep(later), "connections keep a listener");
+    let later = later + settings.idle;
     d.sweep(later);
     let dropped = d.take_changes();
     assert!(dropped.contains(&Change::Unsubscribe(key(Kind::Listener, "used"))));

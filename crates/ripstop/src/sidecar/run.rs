@@ -29,7 +29,7 @@ use serde_json::json;
 use super::Config;
 use super::capture::Capture;
 use crate::enrollment::Identity;
-use crate::stage::Stage;
+use crate::stage::{Following, Stage};
 
 /// What a drain waits for at most.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -108,8 +108,7 @@ fn discover(config: &Config, identity: &Identity, stage: &Stage) -> Follower {
         channel: identity.channel(),
         bearer: None,
     };
-    let stage = stage.clone();
-    follow::follow(options, move |snapshot| stage.apply(&snapshot))
+    follow::follow(options, Following::from(stage.clone()))
 }
 
 #[expect(
