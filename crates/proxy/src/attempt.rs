@@ -16,7 +16,7 @@ use ripstop_model::snapshot::route::{Forward, HostRewrite};
 use tokio::time::Instant;
 
 use crate::balance::{Member, Picked};
-use crate::cluster::{Cluster, Permit};
+use crate::cluster::{Cluster, FIRST_ANSWER, Permit};
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Downstream, Part, Upstream};
 use crate::headers::Headers;
@@ -35,9 +35,6 @@ use crate::worker::Timer;
 
 /// Bytes of a request body that are kept so that it can be sent again.
 const REPLAY: usize = 64 * 1024;
-
-/// How long a request waits for the first answer to a cluster's names.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 /// What happened to an attempt.
 pub enum Outcome {

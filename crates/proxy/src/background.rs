@@ -48,7 +48,9 @@ struct Tasks {
 }
 
 fn wants_tending(cluster: &Cluster) -> bool {
-    cluster.detector.is_some() || resolve::settings(&cluster.config.discovery).is_some()
+    cluster.detector.is_some()
+        || !cluster.config.health_checks.is_empty()
+        || resolve::settings(&cluster.config.discovery).is_some()
 }
 
 impl Tasks {
@@ -79,6 +81,7 @@ impl Tasks {
 async fn tend(cluster: Arc<Cluster>, shared: Arc<Shared>, names: Arc<resolve::System>) {
     tokio::join!(
         health::judge(&cluster, &shared),
+        health::active::follow(&cluster, &shared),
         resolve::follow(&cluster, &*names),
     );
 }

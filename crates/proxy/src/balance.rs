@@ -16,7 +16,7 @@ mod round_robin;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ripstop_model::snapshot::Fraction;
@@ -94,12 +94,22 @@ pub struct Load {
     fed: AtomicU64,
     pub(crate) health: crate::health::outlier::Counters,
     pub usage: crate::stats::Usage,
+    /// A health check has judged it.
+    checked: AtomicBool,
 }
 
 impl Load {
     /// Requests under way.
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn checked(&self) -> bool {
+        self.checked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_checked(&self) {
+        self.checked.store(true, Ordering::Relaxed);
     }
 
     pub fn is_barred(&self, bar: Bar) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use ripstop_model::reason::Reason;
@@ -11,7 +12,7 @@ use ripstop_model::snapshot::route::Priority;
 use ripstop_model::snapshot::{Endpoints, Name};
 use ripstop_telemetry::Stats;
 use ripstop_telemetry::record::{Known, Service};
-use tokio::sync::{Semaphore, SetOnce};
+use tokio::sync::{Notify, Semaphore, SetOnce};
 
 use crate::balance::{Balance, Bar, Panic, Roster};
 use crate::health::outlier::Detector;
@@ -19,6 +20,9 @@ use crate::labels;
 use crate::resolve;
 use crate::stats;
 use crate::tls::{Secrets, Transports};
+
+/// How long a request waits for the first answer to its cluster's names.
+pub const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -137,6 +141,8 @@ pub struct Cluster {
     pub stats: Arc<stats::Cluster>,
     /// Set once it is known who its members are, or that nobody answers who they are.
     first: SetOnce<()>,
+    /// Its members have changed; one who follows them is told.
+    replaced: Notify,
     /// `None`: nobody is ejected.
     pub detector: Option<Arc<Detector>>,
     /// The members that balancers choose among.
@@ -183,6 +189,9 @@ impl Cluster {
                 config.outlier.clone().map(Detector::new).map(Arc::new)
             }
         };
+        if config.health_checks.is_empty() {
+            roster.clear_bar(Bar::FailedCheck);
+        }
         let name = config.alt_stat_name.as_deref().unwrap_or(&config.name);
         let same = old.filter(|old| old.config.alt_stat_name == config.alt_stat_name);
         let stats = match same {
@@ -193,6 +202,7 @@ impl Cluster {
             stats,
             detector,
             first,
+            replaced: Notify::new(),
             service: config.service.as_deref().map(labels::service),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             default: Breaker::new(config.breakers.default.clone()),
@@ -272,6 +282,11 @@ impl Cluster {
         self.first.wait().await;
     }
 
+    /// Waits for the next change of members.
+    pub(crate) async fn replaced(&self) {
+        self.replaced.notified().await;
+    }
+
     pub(crate) fn settle(&self) {
         // The first time counts.
         let _ = self.first.set(());
@@ -290,6 +305,7 @@ impl Cluster {
             self.stats.membership_change.inc();
             self.roster.store(Arc::new(roster));
             self.endpoints.store(Arc::new(Some(fresh)));
+            self.replaced.notify_one();
         }
     }
 }

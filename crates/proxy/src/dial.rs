@@ -11,8 +11,8 @@ use ripstop_model::seam::Family;
 use ripstop_model::snapshot::cluster::TcpKeepalive;
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::Shared;
 use crate::error::{Error, Retry};
-use crate::worker::Worker;
 
 /// How to reach an endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -25,16 +25,14 @@ pub struct Dial {
 
 /// Opens a TCP connection. Whatever goes wrong here, nothing was sent.
 pub async fn connect(
-    worker: &Worker,
+    shared: &Shared,
     address: SocketAddr,
     dial: &Dial,
 ) -> Result<TcpStream, Error> {
     let opening = async {
-        match (&worker.shared.sockets, dial.application) {
-            (Some(sockets), true) => {
-                connect_inside(&**sockets, address, &worker.shared.addresses).await
-            }
-            _ => connect_from(worker.shared.source_for(address), address).await,
+        match (&shared.sockets, dial.application) {
+            (Some(sockets), true) => connect_inside(&**sockets, address, &shared.addresses).await,
+            _ => connect_from(shared.source_for(address), address).await,
         }
     };
     let stream = match tokio::time::timeout(dial.timeout, opening).await {

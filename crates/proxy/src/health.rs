@@ -1,7 +1,8 @@
 //! Which members are fit to serve: what they do, and what checks say, in → members taken out and let back in.
 //!
-//! [`outlier`] is a state machine without I/O or clock; here it meets the cluster it judges.
+//! [`outlier`] and the judgement of [`active`] are state machines without I/O or clock; here they meet the cluster they judge.
 
+pub mod active;
 pub mod outlier;
 
 use std::time::Duration;

@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use crate::Shared;
 use crate::balance::Member;
 use crate::cluster::Cluster;
 use crate::connection::Connection;
@@ -29,7 +30,6 @@ use crate::message::{RequestHead, Version};
 use crate::stream::Stream;
 use crate::tls::{Carries, Proof, Transport};
 use crate::upstream::{Http1, Leg};
-use crate::worker::Worker;
 
 /// What a pooled connection may be reused for: the same endpoint over the same transport.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -262,7 +262,7 @@ impl Place<'_> {
     async fn open(&self, carries: Carries) -> Result<(Stream, Option<Proof>), Error> {
         let application = self.connection.direction == Direction::Inbound;
         let to = Opening {
-            worker: &self.connection.worker,
+            shared: &self.connection.worker.shared,
             cluster: self.cluster,
             member: self.member,
             authority: self.authority,
@@ -307,7 +307,7 @@ enum Turn {
 /// What is connected to.
 #[derive(Clone, Copy)]
 pub(crate) struct Opening<'a> {
-    pub(crate) worker: &'a Worker,
+    pub(crate) shared: &'a Shared,
     pub(crate) cluster: &'a Cluster,
     pub(crate) member: &'a Member,
     pub(crate) authority: &'a str,
@@ -330,7 +330,7 @@ pub(crate) async fn open(
         Error::new(Reason::ConnectFailure, Retry::Unprocessed).because(error)
     };
     let (tcp, address) = match &to.member.endpoint.address {
-        Target::Socket(address) => (dial::connect(to.worker, *address, &dial).await?, *address),
+        Target::Socket(address) => (dial::connect(to.shared, *address, &dial).await?, *address),
         Target::Pipe(path) => {
             let unix = UnixStream::connect(path).await.map_err(failed)?;
             return Ok((Stream::Unix(unix), None));

@@ -11,13 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_model::seam::Family;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use crate::Sockets;
-use crate::http1::{Limits, Progress, ResponseParser};
-use crate::message::ResponseHead;
+use crate::health;
 
 /// Failed probes in a row until a ready application is not ready (Kubernetes' `failureThreshold`).
 const FAILURES: u32 = 3;
@@ -167,29 +166,7 @@ async fn connect(sockets: &dyn Sockets, target: SocketAddr) -> io::Result<TcpStr
 /// The status that `path` is answered with.
 async fn get(mut stream: TcpStream, path: &str) -> io::Result<u16> {
     stream.write_all(request(path).as_bytes()).await?;
-    let mut parser = ResponseParser::default();
-    let mut head = ResponseHead::default();
-    let mut buffer = [0u8; 2048];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        let mut input = buffer.get(..read).unwrap_or_default();
-        if input.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        while !input.is_empty() {
-            let progress = parser
-                .parse(input, &mut head, &Limits::default())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            match progress {
-                Progress::Partial => break,
-                Progress::Complete { consumed } if (100..200).contains(&head.status) => {
-                    head.clear();
-                    input = input.get(consumed..).unwrap_or_default();
-                }
-                Progress::Complete { .. } => return Ok(head.status),
-            }
-        }
-    }
+    health::active::answer(&mut stream).await
 }
 
 /// `localhost`, because servers that check the Host header accept it where they accept only known names.

@@ -23,10 +23,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::balance::{Member, Picked};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, FIRST_ANSWER};
 use crate::connection::Connection;
 use crate::detect::probe::Opened;
 use crate::error::{Error, Retry};
+use crate::health;
 use crate::logs::{Filtered, Logs};
 use crate::pool::{self, Opening};
 use crate::stream::{Outbox, Stream};
@@ -187,12 +188,14 @@ pub(crate) async fn connect(
     let place = Place::take(&cluster)?;
     let mut tried: Vec<Arc<Member>> = Vec::new();
     let most = proxy.config.max_connect_attempts.max(1);
+    // Without an answer there is nobody to pick, which is then the reason.
+    let _ = tokio::time::timeout(FIRST_ANSWER, cluster.settled()).await;
     loop {
         let picked = worker.choose(&cluster, hash, &tried, connection.destination);
         let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
         *attempts += 1;
         let to = Opening {
-            worker,
+            shared: &worker.shared,
             cluster: &cluster,
             member: &picked.member,
             authority: &connection.caller.sni,
@@ -201,6 +204,8 @@ pub(crate) async fn connect(
         match pool::open(to, Carries::Tcp).await {
             Ok((mut stream, proof)) => {
                 let peer = introduced(connection, &mut stream, proof.as_ref(), &picked).await;
+                let now = worker.shared.uptime();
+                health::attempted(&cluster, &picked.member, Ok(200), now);
                 return Ok(Upstream {
                     stream,
                     cluster,
@@ -210,12 +215,20 @@ pub(crate) async fn connect(
                 });
             }
             Err(error) if error.retry == Retry::Unprocessed && *attempts < most => {
+                refused(&cluster, &picked.member, &error, worker);
                 tracing::debug!(cluster = %cluster.config.name, %error, "trying another endpoint");
                 tried.push(picked.member.clone());
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                refused(&cluster, &picked.member, &error, worker);
+                return Err(error);
+            }
         }
     }
+}
+
+fn refused(cluster: &Cluster, member: &Member, error: &Error, worker: &Worker) {
+    health::attempted(cluster, member, Err(error), worker.shared.uptime());
 }
 
 /// Introductions come before anything else is read: what follows them is the application's greeting.

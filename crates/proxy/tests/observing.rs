@@ -267,3 +267,49 @@ fn the_first_request_to_a_name_waits_for_its_address() {
     reaches(&running, "cluster.a.membership_total", 1);
     reaches(&running, "cluster.a.update_success", 1);
 }
+
+#[test]
+fn members_that_fail_their_health_checks_get_no_traffic() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let sick = Arc::new(AtomicBool::new(true));
+    let told = sick.clone();
+    let first = Upstream::http(move |request| match request.target().as_str() {
+        "/health" if told.load(Ordering::Relaxed) => response(500, ""),
+        _ => response(200, "first"),
+    });
+    let second = Upstream::always(200, "second");
+    let settings = "    common_lb_config: {healthy_panic_threshold: {value: 0}}\n    health_checks: [{timeout: 2s, interval: 0.05s, no_traffic_interval: 0.05s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {path: /health, host: a}}]\n";
+    let running = start(&bootstrap(&[first.port(), second.port()], "", settings));
+    reaches(&running, "cluster.a.membership_healthy", 1);
+    let mut connection = client(&running);
+    for _ in 0..6 {
+        assert_eq!(connection.get("a.test", "/").text(), "second");
+    }
+    sick.store(false, Ordering::Relaxed);
+    reaches(&running, "cluster.a.membership_healthy", 2);
+    wait::until_true(wait::GENEROUS, "both serve", || {
+        connection.get("a.test", "/").text() == "first"
+    });
+    sick.store(true, Ordering::Relaxed);
+    reaches(&running, "cluster.a.membership_healthy", 1);
+    assert!(stat(&running, "cluster.a.health_check.failure").unwrap() > 0);
+    // Without checks nobody is out.
+    let ports = [first.port(), second.port()];
+    running.apply(snapshot(&bootstrap(&ports, "", "")));
+    assert_eq!(stat(&running, "cluster.a.membership_healthy"), Some(2));
+}
+
+#[test]
+fn a_member_that_does_not_accept_fails_its_tcp_check() {
+    let up = Upstream::always(200, "up");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = closed.local_addr().unwrap().port();
+    drop(closed);
+    let settings = "    health_checks: [{timeout: 2s, interval: 0.05s, no_traffic_interval: 0.05s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]\n";
+    let running = start(&bootstrap(&[up.port(), port], "", settings));
+    reaches(&running, "cluster.a.membership_healthy", 1);
+    assert_eq!(client(&running).get("a.test", "/").text(), "up");
+    wait::until_true(wait::GENEROUS, "probed again", || {
+        stat(&running, "cluster.a.health_check.network_failure") > Some(1)
+    });
+}
