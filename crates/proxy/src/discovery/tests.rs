@@ -123,7 +123,7 @@ fn a_first_use_follows_references_and_waits_for_all_of_them() {
     let mut d = Discovery::new(Settings::default());
     let wanted = key(Kind::Listener, "v_80");
     assert!(matches!(d.want(&wanted, now), Readiness::Pending { .. }));
-    assert_eq!(subscribed(&mut d), [wanted.clone()]);
+    assert_eq!(subscribed(&mut d), std::slice::from_ref(&wanted));
     assert!(matches!(d.want(&wanted, now), Readiness::Pending { .. }));
     assert_eq!(subscribed(&mut d), [], "asked once");
 
@@ -189,7 +189,7 @@ fn negative_answers_are_believed_for_a_while() {
     let wanted = key(Kind::Host, "nobody.default.svc.cluster.local");
     d.want(&wanted, start);
     d.take_changes();
-    d.update(Vec::new(), &[wanted.clone()], start);
+    d.update(Vec::new(), std::slice::from_ref(&wanted), start);
     assert_eq!(d.want(&wanted, start), Readiness::Absent);
     assert_eq!(d.take_changes(), []);
     let later = start + settings.negative;
