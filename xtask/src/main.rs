@@ -1,17 +1,20 @@
-//! What is done twice: `cargo xtask tidy` checks the crate edges and the invariants.
+//! What is done twice: `cargo xtask tidy` checks the crate edges and the invariants, `cargo xtask bench` measures.
 
+mod bench;
 mod tidy;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: cargo xtask tidy    check the crate edges and the invariants of ARCHITECTURE.md";
+const USAGE: &str = "\
+usage: cargo xtask tidy     check the crate edges and the invariants of ARCHITECTURE.md
+       cargo xtask bench    measure target/release/ripstop (or RIPSTOP_BIN) beside Envoy and nginx";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy::run(root()?),
+        ["bench"] => bench::run(root()?),
         _ => {
             eprintln!("{USAGE}");
             Ok(ExitCode::from(2))
