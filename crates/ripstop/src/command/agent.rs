@@ -116,9 +116,16 @@ impl Options {
             _ = terminate.recv() => Ok(None),
             _ = interrupt.recv() => Ok(None),
         };
-        let outcome = match enrolled {
-            Ok(Some(_identity)) => {
+        // A bootstrap that cannot be written is told after the goodbye.
+        let prepared = enrolled.and_then(|identity| match identity {
+            Some(identity) => {
                 self.write(&registered, &control.address)?;
+                Ok(Some(identity))
+            }
+            None => Ok(None),
+        });
+        let outcome = match prepared {
+            Ok(Some(_identity)) => {
                 tracing::info!(
                     workload = registered.id,
                     socket = %self.socket.display(),
