@@ -44,7 +44,7 @@ pub fn key<R: RequestView + ?Sized>(
     let mut key = Key::default();
     for policy in policies {
         let found = match &policy.source {
-            HashSource::Header(name) => request.field(name).map(|value| xx64(value.as_bytes())),
+            HashSource::Header(name) => header(request, name),
             HashSource::SourceIp => source.map(|ip| xx64(ip.to_string().as_bytes())),
             HashSource::Query(name) => {
                 query_value(request.query(), name).map(|value| xx64(value.as_bytes()))
@@ -78,6 +78,21 @@ pub fn key<R: RequestView + ?Sized>(
         }
     }
     key
+}
+
+/// Several values, in sorted order, each hashed with the hash of those before as the seed (Envoy's `HeaderHashMethod`).
+fn header<R: RequestView + ?Sized>(request: &R, name: &str) -> Option<u64> {
+    let values = std::cell::RefCell::new(Vec::new());
+    request.any_field(name, &|value| {
+        values.borrow_mut().push(value.to_owned());
+        false
+    })?;
+    let mut values = values.into_inner();
+    values.sort_unstable();
+    let chained = values
+        .iter()
+        .fold(0, |seed, value| xx64_seeded(value.as_bytes(), seed));
+    Some(chained)
 }
 
 fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {

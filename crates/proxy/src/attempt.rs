@@ -252,6 +252,9 @@ impl<'v> Plan<'v> {
             request.flag(Flag::UpstreamRetryLimitExceeded);
         }
         let mut reply = Reply::of_error(error).decided_by(request.resource());
+        if self.attempts.made() > 1 {
+            reply.body = retried(reply.body);
+        }
         let timeout = matches!(error.kind, Reason::UpstreamTimeout | Reason::PerTryTimeout);
         if timeout && self.alternative_on_timeout {
             reply.status = 204;
@@ -259,6 +262,15 @@ impl<'v> Plan<'v> {
         }
         reply
     }
+}
+
+/// Envoy says that the reason is that of the last attempt.
+fn retried(text: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
+    let again = std::str::from_utf8(&text)
+        .ok()
+        .filter(|text| text.contains("reset reason:"))
+        .map(|text| text.replace("reset reason:", "retried and the latest reset reason:"));
+    again.map_or(text, |again| again.into_bytes().into())
 }
 
 /// Makes one attempt.
@@ -559,18 +571,15 @@ fn prepare(
             .set_named("x-ripstop-attempt", digits.format(attempt - 1));
     }
     if !request.proxy.router.suppress_envoy_headers {
-        let left =
-            plan.attempts
-                .per_try_timeout
-                .or_else(|| match (plan.deadline, plan.limits.total) {
-                    (Some(deadline), _) => Some(deadline.saturating_duration_since(now)),
-                    (None, total) => total,
-                });
         // The whole is told in full as long as nothing of it is used up (what Envoy does on a first attempt).
-        let left = match attempt {
-            1 => plan.attempts.per_try_timeout.or(plan.limits.total),
-            _ => left,
+        let whole = match plan.deadline {
+            Some(deadline) if attempt > 1 => Some(deadline.saturating_duration_since(now)),
+            _ => plan.limits.total,
         };
+        let left = [plan.attempts.per_try_timeout, whole]
+            .into_iter()
+            .flatten()
+            .min();
         if let Some(left) = left {
             head.headers.set_named(
                 "x-envoy-expected-rq-timeout-ms",

@@ -128,6 +128,8 @@ impl Http1 {
             preface = false;
             self.intake.served += 1;
             if self.aborted {
+                // What the client was told so far it may have; that it is not all, the reset says.
+                let _told = tokio::time::timeout(LINGER, self.flushed()).await;
                 self.stream.reset_on_close();
                 return;
             }

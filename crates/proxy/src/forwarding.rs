@@ -15,21 +15,27 @@ use crate::message::RequestHead;
 pub struct Sender {
     /// The client's address: of the socket, or from `x-forwarded-for` where that is trusted.
     pub remote: IpAddr,
-    /// Came straight from outside: its internal headers mean nothing.
+    /// Came straight from outside.
     pub edge: bool,
+    /// Of the configured internal addresses: it may steer what is done with its requests.
+    pub internal: bool,
 }
 
-/// Headers of Envoy's that steer a request, and are not taken from the edge.
-const STEERING: &[&str] = &[
+/// Headers of Envoy's that describe a request, and are not taken from the edge.
+const DESCRIBING: &[&str] = &[
     "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",
     "x-envoy-downstream-service-node",
+    "x-envoy-original-path",
+];
+
+/// Headers of Envoy's that steer a request, and are taken from internal clients only.
+const STEERING: &[&str] = &[
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-force-trace",
     "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-ip-tags",
     "x-envoy-max-retries",
-    "x-envoy-original-path",
     "x-envoy-retriable-header-names",
     "x-envoy-retriable-status-codes",
     "x-envoy-retry-grpc-on",
@@ -48,11 +54,14 @@ pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead)
     }
     if head.headers.has(Known::Envoy) {
         head.headers.remove_named("x-envoy-internal");
-        if sender.edge {
-            for name in STEERING {
-                head.headers.remove_named(name);
-            }
+        let describing = if sender.edge { DESCRIBING } else { &[] };
+        let steering = if sender.internal { &[] } else { STEERING };
+        for name in describing.iter().chain(steering) {
+            head.headers.remove_named(name);
         }
+    }
+    if sender.internal {
+        head.headers.set_named("x-envoy-internal", "true");
     }
     if sender.edge && head.headers.has(Known::Ripstop) {
         head.headers.remove(Known::Ripstop);
@@ -68,7 +77,11 @@ pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead)
     client_certificate(connection, proxy, head);
     request_id(connection, proxy, sender.edge, head);
     if let Some(via) = &proxy.via {
-        head.headers.append(Known::Via, via);
+        let all = match head.headers.joined("via") {
+            Some(before) => format!("{before}, {via}"),
+            None => via.clone(),
+        };
+        head.headers.set_named("via", all);
     }
     sender
 }
@@ -107,12 +120,18 @@ fn client(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) ->
         let list = head.headers.joined("x-forwarded-for")?;
         list.rsplit(',').nth(from_end)?.trim().parse().ok()
     };
+    let is_internal = |ip: IpAddr| proxy.internal.iter().any(|net| net.contains(&ip));
     if !proxy.use_remote_address {
+        // A list of several was written by several, and says nothing certain about the first.
+        let alone = listed(head, 0).is_some() && listed(head, 1).is_none();
+        let remote = listed(head, hops).unwrap_or(peer);
         return Sender {
-            remote: listed(head, hops).unwrap_or(peer),
+            remote,
             edge: false,
+            internal: alone && hops == 0 && is_internal(remote),
         };
     }
+    let first = !head.headers.has(Known::XForwardedFor);
     let remote = match hops {
         0 => peer,
         // The nearest of the trusted proxies is the peer itself.
@@ -125,7 +144,12 @@ fn client(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) ->
         };
         head.headers.set(Known::XForwardedFor, list);
     }
-    Sender { remote, edge: true }
+    let internal = first && is_internal(remote);
+    Sender {
+        remote,
+        edge: !internal,
+        internal,
+    }
 }
 
 /// `x-forwarded-client-cert` (`forward_client_cert_details`): never taken over from a peer that did not prove who it is.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ripstop_model::reason::{Flags, Reason};
 use ripstop_model::snapshot::http::{
-    HttpFilter, HttpProxy, RouteSource, Router, ServerHeader, StripPort,
+    HttpFilter, HttpProxy, RouteSource, Router, ServerHeader, Underscores,
 };
 use ripstop_model::snapshot::route::{Action, Forward, RouteConfig};
 use ripstop_telemetry::Stats;
@@ -19,7 +19,7 @@ use crate::headers::Known;
 use crate::http1::Upgrade;
 use crate::live::Tables;
 use crate::logs::{Filtered, Logs};
-use crate::message::ResponseHead;
+use crate::message::{RequestHead, ResponseHead};
 use crate::mirror;
 use crate::policy::{self, Stage};
 use crate::relay;
@@ -155,7 +155,7 @@ async fn exchange<D: Downstream>(
     let selected = request
         .selected
         .ok_or_else(|| Reply::new(Reason::RouteNotFound))?;
-    if route::requires_tls(&selected, request.is_tls(), !request.sender.edge) {
+    if route::requires_tls(&selected, down.request(), request.sender.internal) {
         return Err(route::to_https(down.request()));
     }
     let forward = match &selected.route.action {
@@ -209,13 +209,10 @@ async fn exchange<D: Downstream>(
 }
 
 fn normalise<D: Downstream>(request: &Request<'_>, down: &mut D) -> Result<(), Box<Reply>> {
-    match request.config().strip_port {
-        StripPort::No => {}
-        StripPort::Any => down.request_mut().strip_port(None),
-        StripPort::Matching => {
-            let port = request.connection.local.port();
-            down.request_mut().strip_port(Some(port));
-        }
+    let named_oddly =
+        |head: &RequestHead| head.headers.iter().any(|field| field.name.contains(&b'_'));
+    if request.config().underscores == Underscores::Reject && named_oddly(down.request()) {
+        return Err(Reply::new(Reason::BadRequest));
     }
     match down.request_mut().normalize(&request.config().path) {
         Ok(None) => Ok(()),

@@ -256,22 +256,6 @@ impl RequestHead {
         };
     }
 
-    /// Takes the port off the authority, in what is matched and in what is forwarded: any port, or only this one.
-    pub fn strip_port(&mut self, only: Option<u16>) {
-        let sent = self.authority_sent();
-        let Some((host, port)) = sent.rsplit_once(':') else {
-            return;
-        };
-        // The colons of a bare IPv6 address stand inside brackets.
-        let Ok(port) = port.parse::<u16>() else {
-            return;
-        };
-        if self.form != TargetForm::Authority && only.is_none_or(|only| only == port) {
-            let host = host.to_owned();
-            self.set_authority(&host);
-        }
-    }
-
     /// Brings the path into the form policies and routes match and upstreams receive. `Ok(Some(path))`: the options
     /// ask that the client be redirected to that path (and the same query).
     pub fn normalize(&mut self, options: &PathOptions) -> Result<Option<String>, PathError> {

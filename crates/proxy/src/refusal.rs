@@ -119,6 +119,7 @@ pub(crate) fn chain(logs: &[AccessLog]) -> FilterChain {
         use_remote_address: false,
         xff_trusted_hops: 0,
         skip_xff_append: true,
+        internal: Vec::new(),
         request_id: RequestId {
             generate: true,
             preserve_external: true,

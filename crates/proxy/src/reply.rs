@@ -129,13 +129,12 @@ fn percent_encoded(text: &[u8]) -> String {
 /// Envoy's body for each reason; clients and dashboards know these texts.
 fn text(reason: Reason) -> &'static str {
     match reason {
-        Reason::BadRequest
-        | Reason::BadPath
-        | Reason::BadAuthority
-        | Reason::MissingHost
-        | Reason::RequestHeadTooLarge
-        | Reason::TooManyRequestHeaders
-        | Reason::UnsupportedVersion => "",
+        Reason::BadRequest | Reason::BadAuthority => "Bad Request",
+        Reason::RequestHeadTooLarge | Reason::TooManyRequestHeaders => {
+            "Request Header Fields Too Large"
+        }
+        Reason::UnsupportedVersion => "Upgrade Required",
+        Reason::BadPath | Reason::MissingHost => "",
         Reason::AuthzDenied | Reason::AuthzNotAllowed => "RBAC: access denied",
         Reason::NoHealthyEndpoint | Reason::NoEndpoint => "no healthy upstream",
         Reason::UpstreamTimeout | Reason::PerTryTimeout => "upstream request timeout",

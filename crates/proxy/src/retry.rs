@@ -35,6 +35,7 @@ pub struct Attempts<'p> {
     on: RetryOn,
     left: u32,
     retriable_codes: Vec<u16>,
+    retriable_headers: Vec<String>,
     idempotent: bool,
     /// The request is itself a retry of the hop before (R10.3).
     nested: bool,
@@ -67,6 +68,7 @@ impl<'p> Attempts<'p> {
             on: policy.map_or(RetryOn::NONE, |policy| policy.on),
             left: policy.map_or(0, |policy| policy.retries),
             retriable_codes: Vec::new(),
+            retriable_headers: Vec::new(),
             idempotent: request.method().is_idempotent(),
             nested,
             replayed: false,
@@ -99,6 +101,10 @@ impl<'p> Attempts<'p> {
                 .split(',')
                 .filter_map(|code| code.trim().parse::<u16>().ok());
             self.retriable_codes.extend(codes);
+        }
+        if let Some(list) = text("x-envoy-retriable-header-names") {
+            let names = list.split(',').map(|name| name.trim().to_owned());
+            self.retriable_headers.extend(names);
         }
         if let Some(most) = text("x-envoy-max-retries").and_then(|most| most.parse().ok())
             && !self.on.is_empty()
@@ -214,11 +220,13 @@ impl<'p> Attempts<'p> {
                     .is_some_and(|policy| policy.status_codes.contains(&status))
         };
         let headers = || {
-            self.policy.is_some_and(|policy| {
-                policy.response_headers.iter().any(|header| {
-                    header.decide(|test| response.headers.any_named(&header.name, test))
+            let asked = |name: &String| response.headers.first_named(name).is_some();
+            self.retriable_headers.iter().any(asked)
+                || self.policy.is_some_and(|policy| {
+                    policy.response_headers.iter().any(|header| {
+                        header.decide(|test| response.headers.any_named(&header.name, test))
+                    })
                 })
-            })
         };
         (on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&status))
             || (on.has(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&status))

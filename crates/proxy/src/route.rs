@@ -17,6 +17,7 @@ use ripstop_model::snapshot::route::{
     RequireTls, RouteConfig, Share, Split,
 };
 
+use crate::headers::Known;
 use crate::message::RequestHead;
 use crate::policy::headers::Compiled;
 use crate::reply::Reply;
@@ -161,12 +162,14 @@ impl Table {
     }
 }
 
-/// Whether the virtual host wants TLS and this request had none: then it is sent to `https`.
-pub fn requires_tls(selected: &Selected<'_>, tls: bool, internal: bool) -> bool {
+/// Whether the virtual host wants TLS and this request had none where it entered, by `x-forwarded-proto`, which the
+/// connection manager has vouched for: then it is sent to `https`.
+pub fn requires_tls(selected: &Selected<'_>, head: &RequestHead, internal: bool) -> bool {
+    let tls = || head.headers.text(Known::XForwardedProto) == Some("https");
     match selected.host.require_tls {
         RequireTls::No => false,
-        RequireTls::ExternalOnly => !tls && !internal,
-        RequireTls::All => !tls,
+        RequireTls::ExternalOnly => !internal && !tls(),
+        RequireTls::All => !tls(),
     }
 }
 

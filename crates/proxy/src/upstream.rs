@@ -136,6 +136,8 @@ impl Reply {
             // With TLS 1.3 a server says only now that it does not accept our certificate.
             _ if refused.is_some() => refused.unwrap_or(Reason::TlsFailure),
             _ if self.reused && self.parser.is_idle() => Reason::UpstreamClosedReused,
+            // Half a head is no HTTP.
+            (None, false) if !self.parser.is_idle() => Reason::UpstreamProtocol,
             (Some(error), _) if error.kind() == io::ErrorKind::ConnectionReset => {
                 Reason::UpstreamReset
             }

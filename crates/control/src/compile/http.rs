@@ -90,6 +90,7 @@ fn manager(view: &View<'_>, stat_prefix: String, routes: RouteSource) -> HttpPro
         use_remote_address: false,
         xff_trusted_hops: 0,
         skip_xff_append: false,
+        internal: Vec::new(),
         request_id: RequestId {
             generate: true,
             preserve_external: true,

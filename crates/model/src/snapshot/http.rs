@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::authz::AuthzFilter;
 use super::fault::Fault;
 use super::route::{Cors, RouteConfig};
@@ -28,6 +30,9 @@ pub struct HttpProxy {
     pub use_remote_address: bool,
     pub xff_trusted_hops: u32,
     pub skip_xff_append: bool,
+    /// Clients at these addresses are the operator's own: the headers by which Envoy lets a caller steer retries and
+    /// timeouts are obeyed for them alone.
+    pub internal: Vec<IpNet>,
     pub request_id: RequestId,
     pub client_cert: ForwardClientCert,
     /// Drop the port of the authority before routing.

@@ -264,6 +264,7 @@ pub struct Direct {
     pub body: Vec<u8>,
 }
 
+/// Of a route or a virtual host; what is empty here is taken from the less specific of the two.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cors {
     pub allow_origins: Vec<StringMatch>,
@@ -272,6 +273,6 @@ pub struct Cors {
     pub allow_headers: String,
     pub expose_headers: String,
     pub max_age: String,
-    pub allow_credentials: bool,
-    pub forward_unmatched_preflights: bool,
+    pub allow_credentials: Option<bool>,
+    pub forward_unmatched_preflights: Option<bool>,
 }

@@ -12,7 +12,7 @@ use ripstop_model::request::RequestView;
 use ripstop_model::route::Selected;
 use ripstop_model::snapshot::fault::Fault;
 use ripstop_model::snapshot::http::HttpProxy;
-use ripstop_model::snapshot::route::{Action, Cors, Forward, Share, Split};
+use ripstop_model::snapshot::route::{Action, Forward, Share, Split};
 use ripstop_model::snapshot::{Name, Resource};
 use ripstop_model::split;
 use ripstop_telemetry::record::{Known, Workload};
@@ -78,6 +78,7 @@ impl<'v> Request<'v> {
             sender: Sender {
                 remote: connection.peer.ip(),
                 edge: false,
+                internal: false,
             },
             table: None,
             selected: None,
@@ -117,9 +118,9 @@ impl<'v> Request<'v> {
         self.connection.tls.is_some()
     }
 
-    /// Whether `x-envoy-*` request headers are obeyed: not from the edge.
+    /// Whether `x-envoy-*` request headers are obeyed: from internal clients only.
     pub fn honours_headers(&self) -> bool {
-        !self.sender.edge
+        self.sender.internal
     }
 
     /// Writes the forwarding headers, the request id and the trace context.
@@ -196,10 +197,13 @@ impl<'v> Request<'v> {
             .cloned()
     }
 
-    pub fn cors(&self) -> Option<&'v Arc<Cors>> {
+    /// The CORS settings of the route, and those of its virtual host for what the route leaves unset.
+    pub fn cors(&self) -> Option<cors::Settings<'v>> {
         let found = self.selected?;
-        let settings = |cors: &'v Option<Arc<Cors>>| cors.as_ref();
-        settings(&found.route.per_filter.cors).or(settings(&found.host.per_filter.cors))
+        cors::Settings::new(
+            found.route.per_filter.cors.as_deref(),
+            found.host.per_filter.cors.as_deref(),
+        )
     }
 
     /// Peer metadata belongs to the mesh: an application never sees it.
@@ -249,7 +253,8 @@ impl<'v> Request<'v> {
         response: &mut ResponseHead,
         sent: Instant,
     ) {
-        if !self.proxy.router.suppress_envoy_headers {
+        let upgrade = head.headers.has(headers::Known::Upgrade);
+        if !self.proxy.router.suppress_envoy_headers && !upgrade {
             let took = self
                 .moments
                 .answered
@@ -276,7 +281,7 @@ impl<'v> Request<'v> {
         }
         self.edit_levels(head, response);
         if let (Some(cors), Some(origin)) = (self.cors(), &self.origin) {
-            cors::mark(cors, origin, response);
+            cors.mark(origin, response);
         }
         self.finish_response(head, response);
     }
@@ -314,7 +319,11 @@ impl<'v> Request<'v> {
             response.headers.set(headers::Known::XRequestId, id);
         }
         if let Some(via) = &config.via {
-            response.headers.append(headers::Known::Via, via);
+            let all = match response.headers.joined("via") {
+                Some(before) => format!("{before}, {via}"),
+                None => via.clone(),
+            };
+            response.headers.set_named("via", all);
         }
         stamp(config, self.worker(), response);
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ripstop_model::reason::{Flag, Reason};
+use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::fault::{Abort, Delay, Fault};
 
 use crate::http::Request;
@@ -50,7 +51,13 @@ pub async fn inject(
         return Ok(());
     }
     if let Some((share, delay)) = &fault.delay
-        && share.holds(request.worker().random())
+        && asked(
+            *share,
+            matches!(delay, Delay::Header),
+            "x-envoy-fault-delay-request-percentage",
+            head,
+        )
+        .holds(request.worker().random())
         && let Some(pause) = duration(*delay, head)
         && let Some(_active) = Active::enter(fault.max_active)
     {
@@ -58,12 +65,28 @@ pub async fn inject(
         tokio::time::sleep(pause).await;
     }
     if let Some((share, abort)) = &fault.abort
-        && share.holds(request.worker().random())
+        && asked(
+            *share,
+            matches!(abort, Abort::Header),
+            "x-envoy-fault-abort-request-percentage",
+            head,
+        )
+        .holds(request.worker().random())
         && let Some(_active) = Active::enter(fault.max_active)
     {
         return answer(*abort, head, request);
     }
     Ok(())
+}
+
+/// The share that a caller asks for by header, where it may: never more than the configured one.
+fn asked(configured: Fraction, by_header: bool, name: &str, head: &RequestHead) -> Fraction {
+    use ripstop_model::request::RequestView;
+    let asked = head.header(name).filter(|_| by_header);
+    match asked.and_then(|percent| percent.trim().parse::<u32>().ok()) {
+        Some(percent) => configured.min(Fraction::millionths(percent.min(100) * 10_000)),
+        None => configured,
+    }
 }
 
 fn duration(delay: Delay, head: &RequestHead) -> Option<Duration> {

@@ -193,7 +193,8 @@ fn describe(played: &Played, ripstop: bool) -> Vec<String> {
     match &played.answer {
         Err(_) => lines.push(status(played)),
         Ok(answer) => {
-            lines.extend(answer.interim.iter().map(|line| format!("< {line}")));
+            let interim = answer.interim.iter().filter(|line| line.contains(" 100"));
+            lines.extend(interim.map(|line| format!("< {}", status_line(line))));
             lines.push(format!("< {}", status_line(&answer.line)));
             lines.extend(
                 normalised(&answer.headers, ripstop)
@@ -215,12 +216,17 @@ fn describe(played: &Played, ripstop: bool) -> Vec<String> {
     if let Some(tunnel) = &played.tunnel {
         lines.push(format!("< tunnel {:?}", String::from_utf8_lossy(tunnel)));
     }
-    for seen in &played.seen {
+    for (index, seen) in played.seen.iter().enumerate() {
         let to = &seen.upstream;
         lines.push(format!("{to}> {}", seen.line));
+        // What is left of the time is told to every attempt; after the first one it is measured.
+        let again = played.seen[..index]
+            .iter()
+            .any(|before| before.upstream == *to);
         lines.extend(
             normalised(&seen.headers, ripstop)
                 .iter()
+                .filter(|line| !again || !line.starts_with("x-envoy-expected-rq-timeout-ms: "))
                 .map(|line| format!("{to}> {line}")),
         );
         if !seen.body.is_empty() {

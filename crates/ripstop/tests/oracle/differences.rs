@@ -16,6 +16,8 @@ pub(crate) enum Rule {
     Form(fn(&str) -> bool),
     /// ripstop alone has it, and it is not compared.
     OnlyRipstop,
+    /// Not compared.
+    Optional,
 }
 
 /// On responses to the client and on requests to the upstream alike.
@@ -40,6 +42,11 @@ pub(crate) const HEADERS: &[Header] = &[
         rule: Rule::OnlyRipstop,
         reason: "every response of the proxy's own says why (architecture, invariant 7)",
     },
+    Header {
+        name: "te",
+        rule: Rule::Optional,
+        reason: "it belongs to one connection (RFC 9110 section 10.1.4); an HTTP/1 upstream is asked for no trailers",
+    },
 ];
 
 /// A header of the response that Envoy may have and ripstop not.
@@ -54,8 +61,19 @@ pub(crate) struct OnlyEnvoy {
 pub(crate) const ONLY_ENVOY: &[OnlyEnvoy] = &[
     OnlyEnvoy {
         header: "connection: close",
-        to: |request| request.body.is_some() || request.chunks.is_some(),
-        reason: "an answer before the request's body was read: Envoy closes, ripstop reads the rest of a short one",
+        to: |request| {
+            request.body.is_some()
+                || request.chunks.is_some()
+                || request.headers.contains_key("upgrade")
+        },
+        reason: "an answer before the request was read to its end: Envoy closes, ripstop reads the rest of a short one",
+    },
+    OnlyEnvoy {
+        header: "connection: close",
+        to: |request| {
+            request.request.contains('%') || request.headers.keys().any(|name| name.contains('_'))
+        },
+        reason: "a request that is refused for what it asks, not for where it ends: its connection may go on",
     },
     OnlyEnvoy {
         header: "transfer-encoding: chunked",
@@ -68,9 +86,11 @@ pub(crate) const ONLY_ENVOY: &[OnlyEnvoy] = &[
 ///
 /// Names of headers: HTTP/1 names have no case, and Envoy writes them all small; ripstop keeps what an application
 /// wrote (R15.1). Reason phrases: they mean nothing (RFC 9112 section 4), and Envoy writes its own; ripstop passes on
-/// what the application wrote.
+/// what the application wrote. The version: Envoy answers HTTP/1.0 in kind; ripstop writes its own, as it must (RFC 9110
+/// section 6.2). Interim responses: Envoy drops all but 100; ripstop passes them on (R15.5).
 pub(crate) fn status_line(line: &str) -> String {
-    line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ")
+    let status = line.split(' ').nth(1).unwrap_or_default();
+    format!("HTTP/1 {status}")
 }
 
 /// Whole answers that differ on purpose. A case names the row and says what ripstop does instead.
@@ -82,6 +102,27 @@ pub(crate) const BEHAVIOUR: &[(&str, &str)] = &[
     (
         "one-authority",
         "routes and policies see one form of a name: no default port, no trailing dot (RFC 9110, section 4.2.3)",
+    ),
+    (
+        "trailers",
+        "trailers are passed on whatever enable_trailers says: who sends them means them, and gRPC needs them",
+    ),
+    (
+        "expect",
+        "Expect goes to the upstream, which alone can say whether it wants the body (R15.5); an unknown one is 417",
+    ),
+    ("http-1.0", "HTTP/1.0 clients are served (R15.3)"),
+    (
+        "stale-connection",
+        "a request that met a connection which the upstream gave up is sent again on a fresh one (R5.1)",
+    ),
+    (
+        "mirror",
+        "a copy is the request as the upstream got it, of a known length, and not Envoy's own call with its own address",
+    ),
+    (
+        "upgrade-line",
+        "Connection to the upstream says what this connection needs, and not what the client said of its own",
     ),
 ];
 
@@ -95,6 +136,8 @@ pub(crate) fn normalised(headers: &Fields, ripstop: bool) -> Vec<String> {
             match rule.map(|row| &row.rule) {
                 Some(Rule::Form(form)) if form(value) => Some(format!("{name}: (as expected)")),
                 Some(Rule::OnlyRipstop) if ripstop => None,
+                Some(Rule::Optional) => None,
+                _ if name == "x-forwarded-for" => Some(format!("{name}: {}", client(value))),
                 _ => Some(format!("{name}: {value}")),
             }
         })
@@ -102,6 +145,19 @@ pub(crate) fn normalised(headers: &Fields, ripstop: bool) -> Vec<String> {
     // The order of values under one name is kept; that of names is each program's own.
     lines.sort_by(|a, b| a.split(':').next().cmp(&b.split(':').next()));
     lines
+}
+
+/// Envoy gives the machine's address for a client on loopback; ripstop gives the client's.
+fn client(list: &str) -> String {
+    let machine: Vec<String> = nix::ifaddrs::getifaddrs()
+        .expect("the machine's addresses")
+        .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip().to_string()))
+        .collect();
+    let one = |address: &str| match machine.iter().any(|own| own == address.trim()) {
+        true => "(this machine)".to_owned(),
+        false => address.to_owned(),
+    };
+    list.split(',').map(one).collect::<Vec<_>>().join(",")
 }
 
 fn is_uuid(value: &str) -> bool {

@@ -42,6 +42,9 @@ pub(crate) fn play(case: &Case) -> Vec<Played> {
                     let mut one = send(case, &mut connection, request, n, &at);
                     settle(case, request);
                     one.seen = case.upstreams.take();
+                    if !request.also.is_empty() {
+                        one.seen.sort_by(|a, b| a.upstream.cmp(&b.upstream));
+                    }
                     played.push(one);
                 }
             }

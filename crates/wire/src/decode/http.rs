@@ -13,7 +13,7 @@ use super::access_log::access_logs;
 use super::cluster::from_ads;
 use super::cluster_protocol::{http2, preserve_case};
 use super::http_filter::http_filters;
-use super::value::percent;
+use super::value::{cidr, percent};
 use super::{Decoding, fields, is, route_config};
 use crate::pb::{core, hcm, request_id, trace};
 
@@ -29,7 +29,7 @@ pub(super) fn manager(cx: &mut Decoding, m: hcm::HttpConnectionManager) -> Optio
         generate_request_id, preserve_external_request_id, always_set_request_id_in_response,
         forward_client_cert_details, set_current_client_cert_details, upgrade_configs,
         normalize_path, merge_slashes, path_with_escaped_slashes_action, request_id_extension,
-        strip_matching_host_port, route_specifier, strip_port_mode,
+        strip_matching_host_port, route_specifier, strip_port_mode, internal_address_config,
     }
     refuse {
         original_ip_detection_extensions, early_header_mutation_extensions,
@@ -38,7 +38,7 @@ pub(super) fn manager(cx: &mut Decoding, m: hcm::HttpConnectionManager) -> Optio
     ignore {
         add_user_agent, http3_protocol_options, scheme_header_transformation,
         access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
-        internal_address_config, proxy_100_continue,
+        proxy_100_continue,
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
         proxy_status_config, append_x_forwarded_port, append_local_overload, forward_proto_config,
     }
@@ -132,6 +132,11 @@ pub(super) fn manager(cx: &mut Decoding, m: hcm::HttpConnectionManager) -> Optio
         use_remote_address: use_remote_address.is_some_and(|v| v.value),
         xff_trusted_hops: xff_num_trusted_hops,
         skip_xff_append,
+        internal: cx.field("internal_address_config", |cx| {
+            let m = internal_address_config.unwrap_or_default();
+            fields!(cx, m => wire::InternalAddressConfig { cidr_ranges } inert { unix_sockets });
+            cx.each("cidr_ranges", cidr_ranges, cidr)
+        }),
         request_id: RequestId {
             generate: generate_request_id.is_none_or(|v| v.value),
             preserve_external: preserve_external_request_id,

@@ -293,7 +293,7 @@ fn cors(cx: &mut Decoding, m: cors::CorsPolicy) -> Option<Cors> {
         allow_headers,
         expose_headers,
         max_age,
-        allow_credentials: allow_credentials.is_some_and(|v| v.value),
-        forward_unmatched_preflights: forward_not_matching_preflights.is_none_or(|v| v.value),
+        allow_credentials: allow_credentials.map(|v| v.value),
+        forward_unmatched_preflights: forward_not_matching_preflights.map(|v| v.value),
     })
 }

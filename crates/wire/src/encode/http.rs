@@ -10,7 +10,9 @@ use super::access_log::access_log;
 use super::authz;
 use super::cluster::{http2, preserve_case, route_source};
 use super::route::route_config;
-use super::value::{any, boolean, duration, fraction, header_match, limit, percent, uint, when};
+use super::value::{
+    any, boolean, cidr, duration, fraction, header_match, limit, percent, uint, when,
+};
 use crate::pb::{core, cors, fault, fault_common, foreign, google, grpc_stats, hcm, router, trace};
 
 pub(super) fn manager(h: &HttpProxy) -> hcm::HttpConnectionManager {
@@ -58,6 +60,12 @@ pub(super) fn manager(h: &HttpProxy) -> hcm::HttpConnectionManager {
         use_remote_address: boolean(h.use_remote_address),
         xff_num_trusted_hops: h.xff_trusted_hops,
         skip_xff_append: h.skip_xff_append,
+        internal_address_config: (!h.internal.is_empty()).then(|| {
+            hcm::http_connection_manager::InternalAddressConfig {
+                unix_sockets: false,
+                cidr_ranges: h.internal.iter().map(cidr).collect(),
+            }
+        }),
         generate_request_id: boolean(h.request_id.generate),
         preserve_external_request_id: h.request_id.preserve_external,
         always_set_request_id_in_response: h.request_id.set_in_response,

@@ -12,7 +12,7 @@ use ripstop_model::snapshot::route::{
 
 use super::value::{
     Meta, any, boolean, duration, header_edits, header_match, limit, pattern, query_match,
-    runtime_fraction, string_match, subset, substitution, truth, uint, when,
+    runtime_fraction, string_match, subset, substitution, truth, uint,
 };
 use super::{authz, http};
 use crate::pb::{core, cors, google, http_rbac, previous_hosts, previous_priorities, route};
@@ -388,8 +388,8 @@ fn cors(c: &Cors) -> cors::CorsPolicy {
         allow_headers: c.allow_headers.clone(),
         expose_headers: c.expose_headers.clone(),
         max_age: c.max_age.clone(),
-        allow_credentials: when(c.allow_credentials),
-        forward_not_matching_preflights: boolean(c.forward_unmatched_preflights),
+        allow_credentials: c.allow_credentials.and_then(boolean),
+        forward_not_matching_preflights: c.forward_unmatched_preflights.and_then(boolean),
         ..Default::default()
     }
 }

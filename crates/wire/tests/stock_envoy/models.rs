@@ -591,6 +591,7 @@ fn http(routes: RouteSource) -> HttpProxy {
         use_remote_address: false,
         xff_trusted_hops: 0,
         skip_xff_append: true,
+        internal: Vec::new(),
         request_id: RequestId {
             generate: true,
             preserve_external: true,

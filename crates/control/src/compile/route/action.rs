@@ -305,8 +305,9 @@ fn cors(policy: &CorsPolicy) -> Option<Cors> {
             .max_age
             .map(|age| age.as_secs().to_string())
             .unwrap_or_default(),
-        allow_credentials: policy.allow_credentials.unwrap_or(false),
-        forward_unmatched_preflights: policy.unmatched_preflights
-            != Some(UnmatchedPreflights::Ignore),
+        allow_credentials: policy.allow_credentials.filter(|allowed| *allowed),
+        forward_unmatched_preflights: Some(
+            policy.unmatched_preflights != Some(UnmatchedPreflights::Ignore),
+        ),
     })
 }

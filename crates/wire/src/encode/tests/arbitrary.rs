@@ -247,8 +247,8 @@ impl Entropy {
             allow_headers: self.text(),
             expose_headers: self.text(),
             max_age: self.text(),
-            allow_credentials: self.flag(),
-            forward_unmatched_preflights: self.flag(),
+            allow_credentials: self.optional(Self::flag),
+            forward_unmatched_preflights: self.optional(Self::flag),
         }
     }
 
@@ -919,6 +919,7 @@ impl Entropy {
             use_remote_address: self.flag(),
             xff_trusted_hops: self.u32(),
             skip_xff_append: self.flag(),
+            internal: self.list(2, Self::net),
             request_id: RequestId {
                 generate: self.flag(),
                 preserve_external: self.flag(),
