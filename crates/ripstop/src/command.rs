@@ -1,5 +1,6 @@
 //! The table of subcommands: each is a file in `command/` with its `Options` and `Options::run`, and a row here.
 
+mod agent;
 mod analyze;
 mod apply;
 mod completion;
@@ -72,6 +73,8 @@ commands! {
     control => Control,
     /// Run the data plane, from an Envoy bootstrap
     proxy => Proxy,
+    /// Make a stock Envoy a workload's sidecar
+    agent => Agent,
     /// Print a script that completes ripstop's commands in a shell
     completion => Completion,
     #[command(hide = true)]

@@ -35,7 +35,11 @@ pub(crate) struct Identity {
     pub(crate) trust: Arc<Trust>,
     /// Opens connections to the control plane; with the certificate once there is one.
     control: Arc<Connector>,
+    issued: Option<Issued>,
 }
+
+/// Told of every certificate that is got: its key, and the chain as it is sent, leaf first, PEM.
+pub(crate) type Issued = Arc<dyn Fn(&Key, &[String]) + Send + Sync>;
 
 struct Connector {
     address: String,
@@ -48,7 +52,11 @@ impl Identity {
     ///
     /// # Errors
     /// A refusal, and roots or identities that cannot be read.
-    pub(crate) async fn enroll(identity: Spiffe, control: &Control) -> anyhow::Result<Identity> {
+    pub(crate) async fn enroll(
+        identity: Spiffe,
+        control: &Control,
+        issued: Option<Issued>,
+    ) -> anyhow::Result<Identity> {
         let bundle = Bundle::from_pem(&identity.trust_domain, &control.roots)
             .context("the roots of the mesh cannot be read")?;
         let trust = Trust::new(bundle);
@@ -69,6 +77,7 @@ impl Identity {
             slot,
             trust,
             control: connector,
+            issued,
         };
         // A channel of its own: later ones must open with the certificate that this one has to get.
         let first = certificate::Client::new(this.channel(), Some(control.credential.clone()));
@@ -122,6 +131,9 @@ impl Identity {
             .certify(sent)
             .map_err(|error| unusable("an unusable certificate", &error))?;
         self.slot.set(certified);
+        if let Some(issued) = &self.issued {
+            issued(&key, sent);
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! `ripstop`, the one binary: arguments → the subcommand that [`command`] lists → its exit code.
 
 mod admin;
+mod agent;
 mod client;
 mod command;
 mod controller;

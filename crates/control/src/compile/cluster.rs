@@ -545,7 +545,9 @@ fn transport(
         },
         Some((TlsMode::Simple | TlsMode::Mutual, tls)) => Transport {
             matches: Vec::new(),
-            default: Some(Arc::new(identity::origination(known, port, protocol, tls))),
+            default: Some(Arc::new(identity::origination(
+                view, known, port, protocol, tls,
+            ))),
         },
         // Mutual TLS with every endpoint that says it has a sidecar.
         None if known.location == Location::MeshInternal => Transport {

@@ -21,6 +21,8 @@ use crate::view::{Known, View};
 /// The SDS names of a sidecar's own certificate and of the mesh's roots (D5).
 const OWN: &str = "default";
 const ROOTS: &str = "ROOTCA";
+/// Istio's SDS name of the roots that the system trusts: a stock Envoy does not find them by itself.
+const SYSTEM_ROOTS: &str = "file-root:system";
 
 /// The transport match of auto-mTLS, by its Envoy name.
 pub(super) const TLS_MODE_ISTIO: &str = "tlsMode-istio";
@@ -234,6 +236,7 @@ fn named(name: &str) -> SanMatch {
 
 /// TLS that a DestinationRule asks for toward somebody who is not of the mesh. Verified unless the user said not to.
 pub(super) fn origination(
+    view: &View<'_>,
     known: &Known,
     port: &Port,
     protocol: &Protocol,
@@ -272,6 +275,7 @@ pub(super) fn origination(
             roots: match (&tls.ca_certificates, skip) {
                 (_, true) => Roots::None,
                 (Some(path), false) => Roots::Bundle(pem(path)),
+                (None, false) if view.client.stock => Roots::Secret(SYSTEM_ROOTS.into()),
                 (None, false) => Roots::System,
             },
             host_name: !skip && sans.is_empty(),

@@ -1,7 +1,7 @@
 //! `ripstop run --service NAME --port P -- CMD`: one process joins a running mesh, on this machine or from another.
 
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -193,15 +193,8 @@ impl Options {
         })
     }
 
-    async fn remote(&self, control: &str, path: &PathBuf) -> anyhow::Result<Surroundings> {
-        let name = path.display();
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the token file {name}"))?;
-        let token = TokenFile::parse(&text).with_context(|| format!("{name}"))?;
-        token
-            .check(SystemTime::now())
-            .with_context(|| format!("{name}"))?;
-        let client = Client::join(control, &token).await?;
+    async fn remote(&self, control: &str, path: &Path) -> anyhow::Result<Surroundings> {
+        let client = bearer(control, path).await?;
         let mask = vec![std::path::absolute(path)?];
         Ok(Surroundings {
             control: Some(control.to_owned()),
@@ -209,6 +202,18 @@ impl Options {
             ..around(client)
         })
     }
+}
+
+/// A client of the control plane of another host, as the bearer of the token in the file `path`.
+pub(super) async fn bearer(control: &str, path: &Path) -> anyhow::Result<Client> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the token file {name}"))?;
+    let token = TokenFile::parse(&text).with_context(|| format!("{name}"))?;
+    token
+        .check(SystemTime::now())
+        .with_context(|| format!("{name}"))?;
+    Ok(Client::join(control, &token).await?)
 }
 
 fn around(client: Client) -> Surroundings {
@@ -226,7 +231,7 @@ fn around(client: Client) -> Surroundings {
 }
 
 /// Our address on the way to `control`; connecting a datagram socket sends nothing.
-fn leading_to(control: &str) -> anyhow::Result<IpAddr> {
+pub(super) fn leading_to(control: &str) -> anyhow::Result<IpAddr> {
     let unknown = || {
         format!(
             "cannot find out which address of this host leads to {control}: name it with --advertise ADDR"
@@ -288,7 +293,7 @@ async fn forward(
     }
 }
 
-fn port(text: &str) -> anyhow::Result<Port> {
+pub(super) fn port(text: &str) -> anyhow::Result<Port> {
     let number = |text: &str| match text.parse::<u16>() {
         Ok(0) | Err(_) => bail!("`{text}` is not a port: write 1 to 65535, as in 80:8080"),
         Ok(port) => Ok(port),
@@ -307,7 +312,7 @@ fn port(text: &str) -> anyhow::Result<Port> {
     })
 }
 
-fn label(text: &str) -> anyhow::Result<(String, String)> {
+pub(super) fn label(text: &str) -> anyhow::Result<(String, String)> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => bail!("`{text}` is not a label: write KEY=VALUE"),

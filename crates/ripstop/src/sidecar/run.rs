@@ -49,7 +49,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let inherited = Inherited::receive()
         .await
         .context("the keeper's sockets did not arrive")?;
-    let identity = Identity::enroll(spiffe(&config)?, &config.control).await?;
+    let identity = Identity::enroll(spiffe(&config)?, &config.control, None).await?;
     let Capture { fixed, adopted } = Capture::new(inherited.outbound)?;
     let stage = Stage::new(fixed);
     let follower = discover(&config, &identity, &stage);
