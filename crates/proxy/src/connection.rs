@@ -225,8 +225,12 @@ impl Arrival {
             return self.open(stream, Hello::default()).await;
         }
         let opaque = self.as_opaque().await;
-        let decision =
-            detect::probe::decide(&self.worker, inspect, &stream, self.destination, opaque);
+        let secured = self.listener.chains.iter().any(|chain| chain.tls.is_some());
+        let place = detect::Place {
+            destination: self.destination,
+            caller: secured.then_some(self.peer.ip()),
+        };
+        let decision = detect::probe::decide(&self.worker, inspect, &stream, place, opaque);
         match decision.await {
             Decision::Choose(hello) => self.open(stream, hello).await,
             Decision::Opaque(opened) => tcp::serve_opened(Stream::Tcp(stream), opened).await,

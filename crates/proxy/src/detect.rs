@@ -4,7 +4,7 @@
 //! server that speaks first (MySQL, SMTP, SSH) is never stalled (R11). What is learnt of a port is remembered for a
 //! while; it saves waiting or probing and never outranks a declaration.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -136,33 +136,48 @@ pub enum Habit {
     Server,
 }
 
-/// What one worker has learnt of destinations. Bounded, and forgotten after a while.
+/// Where a habit was observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub destination: SocketAddr,
+    /// Where mesh TLS and plain text are both accepted: by whose connections, since members of the mesh speak first
+    /// there whatever the application does.
+    pub caller: Option<IpAddr>,
+}
+
+impl Place {
+    /// Sidecars of this host meet on loopback addresses of their own, and use them as sources too.
+    pub fn is_of_a_sidecar(&self) -> bool {
+        self.caller.is_some_and(|caller| {
+            caller.is_loopback() && caller != Ipv4Addr::LOCALHOST && caller != Ipv6Addr::LOCALHOST
+        })
+    }
+}
+
+/// What one worker has learnt of places. Bounded, and forgotten after a while.
 #[derive(Debug, Default)]
 pub struct Learnt {
-    known: Vec<(SocketAddr, Habit, Instant)>,
+    known: Vec<(Place, Habit, Instant)>,
 }
 
 const KNOWN: usize = 256;
 const BELIEVED: Duration = Duration::from_secs(120);
 
 impl Learnt {
-    pub fn of(&self, destination: SocketAddr, now: Instant) -> Option<Habit> {
-        let found = self
-            .known
-            .iter()
-            .find(|(known, _, _)| *known == destination);
+    pub fn of(&self, place: Place, now: Instant) -> Option<Habit> {
+        let found = self.known.iter().find(|(known, _, _)| *known == place);
         found
             .filter(|(_, _, at)| now.duration_since(*at) < BELIEVED)
             .map(|(_, habit, _)| *habit)
     }
 
-    pub fn learn(&mut self, destination: SocketAddr, habit: Habit, now: Instant) {
+    pub fn learn(&mut self, place: Place, habit: Habit, now: Instant) {
         self.known
-            .retain(|(known, _, at)| *known != destination && now.duration_since(*at) < BELIEVED);
+            .retain(|(known, _, at)| *known != place && now.duration_since(*at) < BELIEVED);
         if self.known.len() >= KNOWN {
             self.known.remove(0);
         }
-        self.known.push((destination, habit, now));
+        self.known.push((place, habit, now));
     }
 }
 
@@ -217,11 +232,20 @@ mod tests {
     #[test]
     fn what_is_learnt_expires_and_is_bounded() {
         let now = Instant::now();
-        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let at = |port: u16| Place {
+            destination: SocketAddr::from(([127, 0, 0, 1], port)),
+            caller: None,
+        };
         let mut learnt = Learnt::default();
         learnt.learn(at(1), Habit::Server, now);
         assert_eq!(learnt.of(at(1), now), Some(Habit::Server));
         assert_eq!(learnt.of(at(1), now + BELIEVED), None);
+        let called = Place {
+            caller: Some([127, 88, 0, 1].into()),
+            ..at(1)
+        };
+        assert_eq!(learnt.of(called, now), None, "callers differ");
+        assert!(called.is_of_a_sidecar() && !at(1).is_of_a_sidecar());
         for port in 0..1000 {
             learnt.learn(at(port), Habit::Client, now);
         }

@@ -26,6 +26,7 @@ use crate::balance::{Member, Picked};
 use crate::cluster::{Cluster, FIRST_ANSWER};
 use crate::connection::Connection;
 use crate::detect::probe::Opened;
+use crate::detect::{Habit, Place};
 use crate::error::{Error, Retry};
 use crate::health;
 use crate::logs::{Filtered, Logs};
@@ -61,17 +62,17 @@ pub(crate) struct Upstream {
     picked: Picked,
     /// The workload at the other end, if it said so or the endpoint did.
     peer: Option<Arc<Known<Workload>>>,
-    _place: Place,
+    _seat: Seat,
 }
 
 /// A place among the cluster's connections.
-struct Place {
+struct Seat {
     cluster: Arc<Cluster>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Place {
-    fn take(cluster: &Arc<Cluster>) -> Result<Place, Error> {
+impl Seat {
+    fn take(cluster: &Arc<Cluster>) -> Result<Seat, Error> {
         let breaker = cluster.breaker(Priority::Default);
         let permit = match breaker.permits() {
             None => None,
@@ -81,14 +82,14 @@ impl Place {
             },
         };
         breaker.connection_opened();
-        Ok(Place {
+        Ok(Seat {
             cluster: cluster.clone(),
             _permit: permit,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.cluster.breaker(Priority::Default).connection_closed();
     }
@@ -115,11 +116,13 @@ pub(crate) async fn serve_opened(down: Stream, opened: Opened) {
         upstream,
         attempts,
         greeting,
+        greeted,
     } = opened;
     let chain = connection.chain(&connection.worker.view());
     let Some(proxy) = &chain.tcp else { return };
     let mut account = Account::new(&connection, proxy);
     account.attempts = attempts;
+    account.greeted = greeted;
     pass(&connection, down, upstream, greeting, account).await;
 }
 
@@ -185,7 +188,7 @@ pub(crate) async fn connect(
         .config
         .hash_source_ip
         .then(|| ripstop_model::hash::xx64(connection.caller.remote_ip.to_string().as_bytes()));
-    let place = Place::take(&cluster)?;
+    let seat = Seat::take(&cluster)?;
     let mut tried: Vec<Arc<Member>> = Vec::new();
     let most = proxy.config.max_connect_attempts.max(1);
     // Without an answer there is nobody to pick, which is then the reason.
@@ -211,7 +214,7 @@ pub(crate) async fn connect(
                     cluster,
                     picked,
                     peer,
-                    _place: place,
+                    _seat: seat,
                 });
             }
             Err(error) if error.retry == Retry::Unprocessed && *attempts < most => {
@@ -260,6 +263,7 @@ struct Pump {
     /// And the sink knows.
     done: bool,
     bytes: u64,
+    first: Option<u8>,
 }
 
 impl Pump {
@@ -281,8 +285,9 @@ impl Pump {
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            let outbox = &mut self.outbox;
+            let (outbox, first) = (&mut self.outbox, &mut self.first);
             let read = worker.poll_read(from, cx, |bytes| {
+                *first = first.or(bytes.first().copied());
                 outbox.buffer(worker).extend_from_slice(bytes);
                 bytes.len()
             });
@@ -327,6 +332,7 @@ async fn relay(
         let down_done = to_down.poll(&worker, up, down, cx);
         if (to_up.bytes, to_down.bytes) != before {
             account.received = to_up.bytes;
+            account.learn(to_up.first);
             account.sent = to_down.bytes;
             idle.set(config.idle_timeout.map(|idle| Instant::now() + idle));
         }
@@ -386,6 +392,8 @@ struct Account<'c> {
     reason: Option<Reason>,
     cause: Option<String>,
     opened: bool,
+    /// Where the server spoke first, until the client has answered it.
+    greeted: Option<Place>,
 }
 
 impl<'c> Account<'c> {
@@ -406,6 +414,7 @@ impl<'c> Account<'c> {
             reason: None,
             cause: None,
             opened: false,
+            greeted: None,
         }
     }
 
@@ -421,6 +430,21 @@ impl<'c> Account<'c> {
         self.opened = true;
         let record = self.record();
         worker.telemetry.borrow_mut().shard.opened(&record);
+    }
+
+    /// A server that speaks first is remembered when its client goes on in plain bytes: the first byte of a ClientHello
+    /// tells of a member of the mesh that was late.
+    fn learn(&mut self, first: Option<u8>) {
+        const HANDSHAKE: u8 = 22;
+        if let (Some(place), Some(first)) = (self.greeted, first) {
+            self.greeted = None;
+            let habit = match first {
+                HANDSHAKE => Habit::Client,
+                _ => Habit::Server,
+            };
+            let mut learnt = self.connection.worker.learnt.borrow_mut();
+            learnt.learn(place, habit, Instant::now());
+        }
     }
 
     fn failed(&mut self, error: &Error) {

@@ -6,3 +6,9 @@
 mod detection;
 #[path = "protocols/lab.rs"]
 mod lab;
+#[path = "protocols/losses.rs"]
+mod losses;
+#[path = "protocols/own.rs"]
+mod own;
+#[path = "protocols/policy.rs"]
+mod policy;

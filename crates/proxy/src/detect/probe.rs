@@ -2,7 +2,6 @@
 //! bytes are opaque. The client's bytes are only looked at, never consumed.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use ripstop_model::snapshot::listener::Inspect;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{First, Greeting, Habit, MOST, first, greeting};
+use super::{First, Greeting, Habit, MOST, Place, first, greeting};
 use crate::connection::{Connection, Hello};
 use crate::error::Error;
 use crate::tcp::{self, Upstream};
@@ -18,6 +17,12 @@ use crate::worker::Worker;
 
 /// On a port whose clients are known to speak first, the upstream is opened only when this one is late.
 const LATE: Duration = Duration::from_millis(200);
+/// Where mesh TLS is accepted beside plain text, a server's greeting is held back for so long: told to a member of the mesh
+/// whose ClientHello is on its way, it would break the handshake. Nothing is held back from callers that are known to
+/// wait for it.
+const HELD: Duration = Duration::from_millis(100);
+/// The same for a caller that is known to speak first.
+const HELD_LONGER: Duration = Duration::from_secs(1);
 /// How long a client may leave its first bytes incomplete before they are taken as they are.
 const PARTIAL: Duration = Duration::from_secs(2);
 /// After the upstream could not be reached: a client that speaks HTTP gets a proper answer, if it speaks by then.
@@ -40,6 +45,8 @@ pub(crate) struct Opened {
     pub(crate) attempts: u32,
     /// What the server has said already.
     pub(crate) greeting: Vec<u8>,
+    /// Where the server is to be remembered as the one who speaks first, once the client has taken its greeting.
+    pub(crate) greeted: Option<Place>,
 }
 
 /// Decides. `opaque` is the connection as the chain for opaque bytes would serve it, where there is one and its policies
@@ -48,7 +55,7 @@ pub(crate) async fn decide(
     worker: &Rc<Worker>,
     inspect: &Inspect,
     stream: &TcpStream,
-    destination: SocketAddr,
+    place: Place,
     opaque: Option<Rc<Connection>>,
 ) -> Decision {
     let Some(connection) = opaque else {
@@ -66,21 +73,23 @@ pub(crate) async fn decide(
             Err(_) => Decision::Gone,
         };
     };
-    let habit = worker.learnt.borrow().of(destination, Instant::now());
-    let learn = |habit| {
-        worker
-            .learnt
-            .borrow_mut()
-            .learn(destination, habit, Instant::now())
+    let learnt = worker.learnt.borrow().of(place, Instant::now());
+    let habit = learnt.or(place.is_of_a_sidecar().then_some(Habit::Client));
+    let learn = |first: &First| {
+        if *first != First::Ended {
+            let mut learnt = worker.learnt.borrow_mut();
+            learnt.learn(place, Habit::Client, Instant::now());
+        }
     };
     let mut attempts = 0;
-    if habit == Some(Habit::Server) {
+    if habit == Some(Habit::Server) && place.caller.is_none() {
         let upstream = tcp::connect(&connection, &mut attempts).await;
         return Decision::Opaque(Opened {
             connection,
             upstream,
             attempts,
             greeting: Vec::new(),
+            greeted: None,
         });
     }
     let client = first_bytes(stream);
@@ -100,6 +109,7 @@ pub(crate) async fn decide(
                         upstream,
                         attempts,
                         greeting: Vec::new(),
+                        greeted: None,
                     })
                 }
             };
@@ -114,9 +124,7 @@ pub(crate) async fn decide(
                 biased;
                 first = &mut client, if spoken.is_none() => {
                     let Ok(first) = first else { return Decision::Gone };
-                    if first != First::Ended {
-                        learn(Habit::Client);
-                    }
+                    learn(&first);
                     if let Some(hello) = hello(inspect, first) {
                         return Decision::Choose(hello);
                     }
@@ -131,6 +139,7 @@ pub(crate) async fn decide(
         upstream,
         attempts,
         greeting,
+        greeted: None,
     };
     if spoken.is_some() {
         return Decision::Opaque(opened(upstream, Vec::new()));
@@ -147,36 +156,43 @@ pub(crate) async fn decide(
             };
         }
     };
+    let patience = match (place.caller, habit) {
+        (None, _) | (_, Some(Habit::Server)) => Duration::ZERO,
+        (_, None) => HELD,
+        (_, Some(Habit::Client)) => HELD_LONGER,
+    };
+    let held = sleep(patience);
+    tokio::pin!(held);
     let mut said = Vec::new();
+    let mut greeted = false;
     loop {
         tokio::select! {
             biased;
             first = &mut client => {
                 let Ok(first) = first else { return Decision::Gone };
-                if first != First::Ended {
-                    learn(Habit::Client);
-                }
+                learn(&first);
                 return match hello(inspect, first) {
                     Some(hello) => Decision::Choose(hello),
                     None => Decision::Opaque(opened(Ok(upstream), said)),
                 };
             }
-            read = read(worker, &mut upstream, &mut said) => {
+            read = read(worker, &mut upstream, &mut said), if !greeted => {
                 let ended = !matches!(read, Ok(n) if n > 0);
                 match greeting(&said) {
                     Greeting::Partial if !ended => {}
                     Greeting::Http2 if inspect.http => return Decision::Choose(spoken_http("h2c")),
-                    _ => {
-                        // An HTTP server that was tired of waiting greets nobody.
-                        if !ended && !said.starts_with(b"HTTP/") {
-                            learn(Habit::Server);
-                        }
-                        return Decision::Opaque(opened(Ok(upstream), said));
-                    }
+                    _ => greeted = true,
                 }
             }
+            () = &mut held, if greeted => break,
         }
     }
+    // An HTTP server that was tired of waiting greets nobody.
+    let greets = !said.is_empty() && !said.starts_with(b"HTTP/");
+    Decision::Opaque(Opened {
+        greeted: greets.then_some(place),
+        ..opened(Ok(upstream), said)
+    })
 }
 
 /// By what the chain is chosen; `None`: opaque.

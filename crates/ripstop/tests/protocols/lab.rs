@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use ripstop_testkit::process::Guard;
-use ripstop_testkit::program;
+use ripstop_testkit::process::{Guard, children};
+use ripstop_testkit::{program, wait};
 
 /// For a mesh to be up, or a check inside it to end, on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -46,6 +46,7 @@ impl Lab {
         for (name, text) in [
             ("peers.py", include_str!("peers.py")),
             ("check.py", include_str!("check.py")),
+            ("hold.py", include_str!("hold.py")),
             ("h2.js", include_str!("h2.js")),
         ] {
             lab.write(name, text);
@@ -92,4 +93,73 @@ impl Lab {
         }
         eprintln!("{said}");
     }
+
+    /// A mesh that is up, with what it said.
+    pub(crate) fn up(&self) -> Guard {
+        let mut mesh = self.spawn(&["up", "mesh.yaml"]);
+        mesh.line_with("stop      ripstop down", PATIENCE);
+        mesh
+    }
+
+    /// Runs checks of `check.py` in the running mesh, as a service account.
+    pub(crate) fn check_as(&self, account: &str, names: &[&str]) {
+        let mut run = self.spawn(&inside(account, &[], "check.py", names));
+        let status = run.wait(PATIENCE);
+        assert!(status.success(), "{}", run.report());
+    }
+
+    /// Whether one check passes as a service account.
+    pub(crate) fn passes(&self, account: &str, name: &str) -> bool {
+        let words = inside(account, &[], "check.py", &[name]);
+        self.spawn(&words).wait(PATIENCE).success()
+    }
+
+    /// A client inside that waits for the file `go`, then makes one check.
+    pub(crate) fn probe(&self, name: &str) -> Guard {
+        let mut probe = self.spawn(&inside("prober", &[], "check.py", &["go", name]));
+        probe.line_with("waiting", PATIENCE);
+        probe
+    }
+
+    /// Connections that are all open, kept busy until the file `stop` is there: see `hold.py`.
+    pub(crate) fn hold(&self, account: &str, connections: &[&str]) -> Guard {
+        self.hold_with(account, &[], connections)
+    }
+
+    /// The same with options of `ripstop run`.
+    pub(crate) fn hold_with(&self, account: &str, options: &[&str], connections: &[&str]) -> Guard {
+        let mut holder = self.spawn(&inside(account, options, "hold.py", connections));
+        holder.line_with("open", PATIENCE);
+        assert!(!holder.stdout().contains("lost"), "{}", holder.report());
+        holder
+    }
+
+    /// The process below `mesh` whose command line holds `words`.
+    pub(crate) fn process(&self, mesh: &Guard, words: &str) -> u32 {
+        wait::until(PATIENCE, words, || {
+            let mut family = children(mesh.pid());
+            let mut next = 0;
+            while let Some(pid) = family.get(next).copied() {
+                family.extend(children(pid));
+                next += 1;
+            }
+            family.into_iter().find(|pid| {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&line)
+                    .replace('\0', " ")
+                    .contains(words)
+            })
+        })
+    }
+}
+
+/// `ripstop run … python3 SCRIPT WORDS`.
+fn inside<'a>(
+    account: &'a str,
+    options: &[&'a str],
+    script: &'a str,
+    words: &[&'a str],
+) -> Vec<&'a str> {
+    let run = ["run", "--service-account", account];
+    [&run, options, &["--", "python3", script], words].concat()
 }

@@ -11,7 +11,7 @@ import threading
 
 KIND, PORT = sys.argv[1], int(sys.argv[2])
 ARG = sys.argv[3] if len(sys.argv) > 3 else ""
-WHO = os.environ.get("WHO", KIND)
+WHO = os.urandom(4).hex()
 
 
 class Server(socketserver.ThreadingTCPServer):
