@@ -37,7 +37,6 @@ pub(crate) struct Request {
     pub(crate) request: String,
     /// Why this request is here.
     #[serde(default)]
-    #[allow(dead_code, reason = "for the reader of the case")]
     pub(crate) why: String,
     /// The whole request as it goes on the wire, in place of the fields that describe one.
     #[serde(default)]

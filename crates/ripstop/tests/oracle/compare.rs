@@ -27,8 +27,8 @@ pub(crate) fn case(case: &Case, envoy: &[Played], ripstop: &[Played]) -> String 
             let request = &envoy.request;
             let what = request.raw.as_deref().unwrap_or(&request.request);
             report.push_str(&format!(
-                "{} {} {what:?}: {complaint}\n",
-                case.name, envoy.at
+                "{} {} {what:?} {}: {complaint}\n",
+                case.name, envoy.at, request.why
             ));
         }
     }

@@ -7,7 +7,6 @@ use super::message::Fields;
 pub(crate) struct Header {
     pub(crate) name: &'static str,
     pub(crate) rule: Rule,
-    #[allow(dead_code, reason = "for the reader of the list")]
     pub(crate) reason: &'static str,
 }
 
@@ -54,7 +53,6 @@ pub(crate) struct OnlyEnvoy {
     pub(crate) header: &'static str,
     /// For these requests only.
     pub(crate) to: fn(&Request) -> bool,
-    #[allow(dead_code, reason = "for the reader of the list")]
     pub(crate) reason: &'static str,
 }
 
@@ -166,4 +164,10 @@ fn is_uuid(value: &str) -> bool {
             8 | 13 | 18 | 23 => c == '-',
             _ => c.is_ascii_hexdigit(),
         })
+}
+
+/// Why each of them may differ: the list is closed, and every row says why it is on it.
+pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
+    let headers = HEADERS.iter().map(|row| row.reason);
+    headers.chain(ONLY_ENVOY.iter().map(|row| row.reason))
 }
