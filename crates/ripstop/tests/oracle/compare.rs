@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::case::{Case, Request};
+use super::case::{Case, Request, Step};
 use super::differences::{BEHAVIOUR, ONLY_ENVOY, normalised, status_line};
 use super::exchange::Played;
 
@@ -26,13 +26,40 @@ pub(crate) fn case(case: &Case, envoy: &[Played], ripstop: &[Played]) -> String 
         for complaint in complaints {
             let request = &envoy.request;
             let what = request.raw.as_deref().unwrap_or(&request.request);
+            let why = match request.why.as_str() {
+                "" => String::new(),
+                why => format!(" ({why})"),
+            };
             report.push_str(&format!(
-                "{} {} {what:?} {}: {complaint}\n",
-                case.name, envoy.at, request.why
+                "{} {} {what:?}{why}: {complaint}\n",
+                case.name, envoy.at
             ));
         }
     }
     report
+}
+
+/// Rows of the closed list that no case needs any more: a list that only grows is not closed.
+pub(crate) fn unused(cases: &[Case]) -> String {
+    let requests = |case: &Case| -> Vec<Request> {
+        let steps = case.steps.iter().cloned();
+        steps
+            .flat_map(|step| match step {
+                Step::Together(group) => group,
+                Step::One(request) => vec![*request],
+            })
+            .collect()
+    };
+    let used: Vec<String> = cases
+        .iter()
+        .flat_map(requests)
+        .filter_map(|request| Some(request.differs?.by))
+        .collect();
+    BEHAVIOUR
+        .iter()
+        .filter(|(id, _)| !used.iter().any(|by| by == id))
+        .map(|(id, _)| format!("differences.rs: no case differs by {id}; remove the row\n"))
+        .collect()
 }
 
 /// What Envoy did, for the author of a case.
