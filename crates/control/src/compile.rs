@@ -28,6 +28,9 @@ mod policy;
 mod route;
 mod service;
 
+pub use identity::Mode;
+pub(crate) use identity::mode;
+
 /// To the address the client asked for.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
 /// To nowhere.

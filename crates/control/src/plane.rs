@@ -22,6 +22,7 @@ use crate::api::message::{
     Workload,
 };
 use crate::ca::Ca;
+use crate::compile;
 use crate::registry::{Member, RegisterError, Registry, Workloads};
 use crate::settings::Settings;
 use crate::source::Change;
@@ -501,6 +502,13 @@ impl Plane {
         let current = self.current();
         let workload = |present: &crate::registry::Present| {
             let member = &present.member;
+            let mode = |port: &Port| {
+                let target = port.target();
+                let mode = compile::mode(&current.mesh, &member.namespace, &member.labels, target);
+                (target, mode)
+            };
+            let domain = &self.base.trust_domain;
+            let identity = Spiffe::new(domain, &member.namespace, &member.service_account);
             Workload {
                 id: member.id.to_string(),
                 namespace: member.namespace.to_string(),
@@ -515,6 +523,8 @@ impl Plane {
                 advertise: member.advertise,
                 readiness: present.readiness,
                 alive: present.alive,
+                identity: identity.map(|name| name.to_string()).unwrap_or_default(),
+                mutual_tls: member.ports.iter().map(mode).collect(),
             }
         };
         current.workloads.by_id.values().map(workload).collect()

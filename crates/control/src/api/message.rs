@@ -8,6 +8,7 @@ use ripstop_model::protocol::Protocol;
 use serde::{Deserialize, Serialize};
 
 pub use crate::address::Addresses;
+pub use crate::compile::Mode as MutualTls;
 
 /// `POST /v1/workloads`: one process wants to be a workload. Asking again with the same namespace, workload and replica is the
 /// restart of that workload: it keeps its id and addresses and gets a new credential.
@@ -178,6 +179,10 @@ pub struct Workload {
     pub readiness: Readiness,
     /// Its lease holds: its sidecar is connected or reported lately.
     pub alive: bool,
+    /// `spiffe://…`, whom its certificate names.
+    pub identity: String,
+    /// By target port, as the PeerAuthentication in force has it.
+    pub mutual_tls: BTreeMap<u16, MutualTls>,
 }
 
 /// `GET /v1/services`.

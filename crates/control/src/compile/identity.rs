@@ -14,9 +14,10 @@ use ripstop_model::snapshot::tls::{
     AutoSni, Certificate, DownstreamTls, Pem, Roots, SanKind, SanMatch, TlsVersion, UpstreamTls,
     Validation,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::registry::Member;
-use crate::view::{Known, View};
+use crate::view::{Known, Mesh, View};
 
 /// The SDS names of a sidecar's own certificate and of the mesh's roots (D5).
 const OWN: &str = "default";
@@ -32,9 +33,10 @@ pub(super) fn tls_mode() -> BTreeMap<String, String> {
     BTreeMap::from([("tlsMode".to_owned(), "istio".to_owned())])
 }
 
-/// What a port accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+/// What a port accepts: plain text alone, both, mesh mTLS alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
     Disable,
     Permissive,
     Strict,
@@ -51,14 +53,14 @@ fn mode_of(mtls: Option<&MutualTls>) -> Option<Mode> {
 
 /// Mesh, then namespace, then workload, then port; each that is set overrides the wider one, of several at one level the oldest
 /// counts (B11). A selector in the root namespace selects nothing.
-pub(super) fn mode(
-    view: &View<'_>,
+pub(crate) fn mode(
+    mesh: &Mesh,
     namespace: &str,
     labels: &BTreeMap<String, String>,
     port: u16,
 ) -> Mode {
-    let root = view.mesh.settings.root_namespace.as_str();
-    let rules = &view.mesh.peer_authentications;
+    let root = mesh.settings.root_namespace.as_str();
+    let rules = &mesh.peer_authentications;
     let wide = |of: &str| {
         rules
             .iter()
@@ -88,7 +90,7 @@ pub(super) fn mode(
 
 /// Whether callers may open mesh mTLS to a member's port.
 pub(super) fn accepts_mtls(view: &View<'_>, member: &Member, target: u16) -> bool {
-    mode(view, &member.namespace, &member.labels, target) != Mode::Disable
+    mode(view.mesh, &member.namespace, &member.labels, target) != Mode::Disable
 }
 
 /// `outbound_.<port>_.<subset>_.<host>`, which gateways between networks read.

@@ -166,7 +166,7 @@ impl Side<'_, '_> {
 
     fn chains(&self, target: u16) -> Vec<Arc<FilterChain>> {
         let mode = identity::mode(
-            self.view,
+            self.view.mesh,
             &self.member.namespace,
             &self.member.labels,
             target,
@@ -180,7 +180,12 @@ impl Side<'_, '_> {
 
     /// Ports of the application that nobody declared: to where the client wanted to go.
     fn undeclared(&self) -> Vec<Arc<FilterChain>> {
-        let mode = identity::mode(self.view, &self.member.namespace, &self.member.labels, 0);
+        let mode = identity::mode(
+            self.view.mesh,
+            &self.member.namespace,
+            &self.member.labels,
+            0,
+        );
         self.rows(mode, AppProtocol::Auto)
             .into_iter()
             .map(|row| self.chain(row, None, AppProtocol::Auto))
