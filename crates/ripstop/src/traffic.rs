@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+const REQUESTS: &str = "istio_requests_total";
+const OPENED: &str = "istio_tcp_connections_opened_total";
+
 /// The counters of one pair of services at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Counts {
+    /// By the side that is believed about everything but mTLS.
+    told: bool,
     requests: f64,
     failures: f64,
     /// Upper bound in milliseconds (infinity for the last) → requests that took no longer.
@@ -15,6 +20,9 @@ struct Counts {
     /// Of TCP connections.
     opened: f64,
     bytes: f64,
+    /// Requests and connections as the called side counts them, and those of them that came over mTLS.
+    received: f64,
+    secured: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +67,8 @@ pub(crate) struct Row {
     pub(crate) connections: f64,
     /// Over TCP, both ways, a second.
     pub(crate) bytes: f64,
+    /// Percent of the requests and connections that came over mTLS, as the called side saw it; `None` where it saw none.
+    pub(crate) mutual_tls: Option<f64>,
 }
 
 impl Sample {
@@ -75,15 +85,26 @@ impl Sample {
             };
             let source = label("source_canonical_service");
             let outside = matches!(source, "" | "unknown");
-            if !name.starts_with("istio_") || (label("reporter") == "destination") != outside {
+            if !name.starts_with("istio_") {
                 continue;
             }
             let source = if outside { "(outside)" } else { source };
             let destination = label("destination_service_name");
             let pair = (source.to_owned(), destination.to_owned());
+            let received = label("reporter") == "destination";
             let counts = sample.0.entry(pair).or_default();
+            if received && matches!(name, REQUESTS | OPENED) {
+                counts.received += value;
+                if label("connection_security_policy") == "mutual_tls" {
+                    counts.secured += value;
+                }
+            }
+            if received != outside {
+                continue;
+            }
+            counts.told = true;
             match name {
-                "istio_requests_total" => {
+                REQUESTS => {
                     counts.requests += value;
                     if failed(label("response_code"), label("grpc_response_status")) {
                         counts.failures += value;
@@ -93,13 +114,14 @@ impl Sample {
                     let bound = label("le").parse().unwrap_or(f64::INFINITY);
                     *counts.buckets.entry(Bound(bound)).or_default() += value;
                 }
-                "istio_tcp_connections_opened_total" => counts.opened += value,
+                OPENED => counts.opened += value,
                 "istio_tcp_sent_bytes_total" | "istio_tcp_received_bytes_total" => {
                     counts.bytes += value
                 }
                 _ => {}
             }
         }
+        sample.0.retain(|_, counts| counts.told);
         sample
     }
 
@@ -117,6 +139,8 @@ impl Sample {
                     .unwrap_or(&none);
                 let requests = grown(now.requests, before.requests);
                 let failures = grown(now.failures, before.failures);
+                let received = grown(now.received, before.received);
+                let secured = grown(now.secured, before.secured);
                 let buckets: Vec<(f64, f64)> = now
                     .buckets
                     .iter()
@@ -137,6 +161,7 @@ impl Sample {
                     p99: quantile(&buckets, 0.99),
                     connections: grown(now.opened, before.opened) / seconds,
                     bytes: grown(now.bytes, before.bytes) / seconds,
+                    mutual_tls: (received > 0.0).then(|| 100.0 * secured / received),
                 }
             })
             .collect();
@@ -238,7 +263,9 @@ mod tests {
             "# TYPE istio_requests_total counter\n\
              istio_requests_total{{{labels},response_code=\"200\"}} {ok}\n\
              istio_requests_total{{{labels},response_code=\"503\"}} {bad}\n\
-             istio_requests_total{{reporter=\"destination\",source_canonical_service=\"orders\",destination_service_name=\"users\",response_code=\"200\"}} 1000\n\
+             istio_requests_total{{reporter=\"destination\",source_canonical_service=\"orders\",destination_service_name=\"users\",response_code=\"200\",connection_security_policy=\"mutual_tls\"}} 750\n\
+             istio_requests_total{{reporter=\"destination\",source_canonical_service=\"orders\",destination_service_name=\"users\",response_code=\"200\",connection_security_policy=\"none\"}} 250\n\
+             istio_requests_total{{reporter=\"destination\",source_canonical_service=\"elsewhere\",destination_service_name=\"users\",response_code=\"200\"}} 5\n\
              istio_request_duration_milliseconds_bucket{{{labels},le=\"10\"}} {ok}\n\
              istio_request_duration_milliseconds_bucket{{{labels},le=\"+Inf\"}} {total}\n\
              up{{instance=\"a \\\"b\\\"\"}} 1\n"
@@ -256,6 +283,7 @@ mod tests {
             ("orders", "users")
         );
         assert_eq!((row.requests, row.success), (10.0, Some(90.0)));
+        assert_eq!(row.mutual_tls, Some(75.0));
         assert_eq!(row.p50, Some(10.0 * 50.0 / 90.0));
         assert_eq!(row.p99, Some(10.0));
         let quiet =

@@ -119,6 +119,7 @@ pub(crate) fn text(rows: &[Row]) -> String {
             number(row.p99, 1),
             rate(row.connections),
             rate(row.bytes / 1024.0),
+            number(row.mutual_tls, 0),
         ]
     });
     table::render(
@@ -132,6 +133,7 @@ pub(crate) fn text(rows: &[Row]) -> String {
             "P99 MS",
             "TCP CONN/S",
             "TCP KIB/S",
+            "MTLS %",
         ],
         cells,
     )
