@@ -9,4 +9,4 @@ scripts/prerequisites.sh demo
 say "building ripstop (the first time takes some minutes)"
 cargo build --profile quick --package ripstop
 say "starting examples/shop; Ctrl-C stops it"
-exec target/quick/ripstop up examples/shop/mesh.yaml --top "$@"
+exec target/quick/ripstop up examples/shop/mesh.yaml --top --dashboard 0 "$@"

@@ -18,12 +18,15 @@ mod top;
 mod up;
 mod wait;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use ripstop_model::intent::mesh::Publish;
 
 pub(crate) use analyze::read as configuration;
+pub(crate) use top::Live;
 
 /// Rows are `module => Variant`; the comment above a row is its line in `--help`.
 macro_rules! commands {
@@ -101,6 +104,14 @@ fn duration(text: &str) -> anyhow::Result<Duration> {
         .with_context(|| format!("`{text}` is not a time: write 500ms, 30s, 15m, 24h or 30d"))
 }
 
+/// `[ADDR:]PORT`; without an address on loopback.
+fn listening(text: &str) -> anyhow::Result<SocketAddr> {
+    let at = Publish::parse(text).with_context(|| {
+        format!("`{text}` is not where to listen: write PORT, ADDR:PORT or [ADDR]:PORT, the address in numbers")
+    })?;
+    Ok(SocketAddr::new(at.address, at.port))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -110,6 +121,18 @@ mod tests {
     #[test]
     fn the_table_is_consistent() {
         crate::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_are_loopback_unless_said() {
+        let read = |text| listening(text).unwrap().to_string();
+        assert_eq!(read("15080"), "127.0.0.1:15080");
+        assert_eq!(read("0.0.0.0:0"), "0.0.0.0:0");
+        assert_eq!(read("[::1]:80"), "[::1]:80");
+        for bad in ["", "localhost:80", "127.0.0.1", "65536", "::1:x"] {
+            let error = listening(bad).unwrap_err().to_string();
+            assert!(error.contains("write PORT, ADDR:PORT"), "{bad}: {error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod agent;
 mod client;
 mod command;
 mod controller;
+mod dashboard;
 mod enrollment;
 mod folder;
 mod log;

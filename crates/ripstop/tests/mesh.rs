@@ -4,6 +4,8 @@
 
 #[path = "mesh/bench.rs"]
 mod bench;
+#[path = "mesh/dashboard.rs"]
+mod dashboard;
 #[path = "mesh/lifetime.rs"]
 mod lifetime;
 #[path = "mesh/live.rs"]

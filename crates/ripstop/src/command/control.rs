@@ -1,7 +1,7 @@
 //! `ripstop control`: the control plane as a process of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ipnet::Ipv4Net;
@@ -10,6 +10,9 @@ use ripstop_model::analyze::analyze;
 use ripstop_model::intent::Spec;
 use ripstop_model::intent::mesh::Mesh;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::Client;
+use crate::dashboard::Claim;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -28,6 +31,9 @@ pub(crate) struct Options {
     /// /ready and /metrics
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
     monitoring: SocketAddr,
+    /// Serve the dashboard here, without traffic: a port is 127.0.0.1's, port 0 a free one
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = super::listening)]
+    dashboard: Option<SocketAddr>,
     /// Overrides the mesh's; only before the CA's first start
     #[arg(long, value_name = "NAME")]
     trust_domain: Option<String>,
@@ -48,6 +54,10 @@ impl Options {
     async fn serve(self) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let dashboard = match self.dashboard {
+            Some(address) => Some(Claim::new(address).await?),
+            None => None,
+        };
         let mut options = ripstop_control::Options::new(&self.state);
         options.settings = self.settings()?;
         options.sources = self
@@ -67,10 +77,23 @@ impl Options {
             monitoring = ?running.monitoring(),
             "control plane is up"
         );
+        let dashboard = dashboard.map(|claim| {
+            if let Some(warning) = claim.warning() {
+                tracing::warn!("{warning}");
+            }
+            tracing::info!(url = %claim.url(), "dashboard is up");
+            let name = std::path::absolute(&self.state).ok();
+            let name = name.as_deref().and_then(Path::file_name);
+            let name = name.map(|name| name.to_string_lossy()).unwrap_or_default();
+            claim.serve(&name, &Client::local(running.socket()), None)
+        });
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = stdin_closed(), if self.until_stdin_closes => {}
+        }
+        if let Some(dashboard) = dashboard {
+            dashboard.stop().await;
         }
         running.stop().await;
         Ok(ExitCode::SUCCESS)

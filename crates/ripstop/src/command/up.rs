@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use ripstop_control::api::message::Register;
+use ripstop_dashboard::Running;
 use ripstop_host::supervise::{Error as SuperviseError, Exit, Failure};
 use ripstop_model::diagnostic::Diagnostic;
 use ripstop_model::intent::mesh::Restart;
@@ -16,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::dashboard::Claim;
 use crate::folder::Folder;
 use crate::mesh::{Choices, Mesh};
 use crate::output::Output;
@@ -59,6 +61,9 @@ pub(crate) struct Options {
     /// Where other hosts join (xDS and certificates over TLS); unset: this host alone
     #[arg(long, value_name = "ADDR")]
     xds_tls: Option<SocketAddr>,
+    /// Serve the dashboard here: a port is 127.0.0.1's, port 0 a free one
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = super::listening)]
+    dashboard: Option<SocketAddr>,
     /// How long to wait for every workload to be ready
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::duration)]
     timeout: Duration,
@@ -99,16 +104,50 @@ impl Options {
         } else {
             Output::stdout()
         };
+        let dashboard = match self.dashboard {
+            Some(address) => Some(Claim::new(address).await?),
+            None => None,
+        };
         let choices = Choices {
             file: std::path::absolute(&self.file)?,
             folder: folder.clone(),
             xds_tls: self.xds_tls,
             output,
         };
-        let mut mesh = tokio::select! {
+        let mesh = tokio::select! {
             mesh = Mesh::start(plan, choices) => mesh?,
             () = signals.next() => return Ok(ExitCode::FAILURE),
         };
+        let url = dashboard.as_ref().map(Claim::url);
+        let dashboard = dashboard.map(|claim| self.show(claim, &mesh));
+        let code = self.life(mesh, signals, folder, parent, url).await;
+        if let Some(dashboard) = dashboard {
+            dashboard.stop().await;
+        }
+        code
+    }
+
+    /// From the start on: what keeps a workload from being ready is worth seeing.
+    fn show(&self, claim: Claim, mesh: &Mesh) -> Running {
+        if let Some(warning) = claim.warning() {
+            eprintln!("{warning}");
+        }
+        if self.exec.is_some() {
+            eprintln!("dashboard {}", claim.url());
+        }
+        let metrics = mesh.metrics().first().copied();
+        claim.serve(&mesh.plan().name, mesh.client(), metrics)
+    }
+
+    /// A started mesh, from its first workload to the end. `url`: the dashboard's.
+    async fn life(
+        self,
+        mut mesh: Mesh,
+        mut signals: Signals,
+        folder: Folder,
+        parent: Option<OwnedFd>,
+        url: Option<String>,
+    ) -> anyhow::Result<ExitCode> {
         mesh.populate();
         let ready = tokio::select! {
             ready = mesh.ready(self.timeout) => ready,
@@ -133,11 +172,13 @@ impl Options {
             mesh.stop(signals.next()).await;
             return code;
         }
-        print!("{}", self.welcome(&mesh, &folder).await?);
+        let url = url.map(|url| format!("dashboard {url}\n"));
+        let url = url.unwrap_or_default();
+        print!("{}", self.welcome(&mesh, &folder, &url).await?);
         if let Some(parent) = parent {
             leave(&parent, &folder)?;
         }
-        self.stay(&mut mesh, &mut signals).await;
+        self.stay(&mut mesh, &mut signals, &url).await;
         if !self.top {
             eprintln!("stopping; Ctrl-C again kills");
         }
@@ -145,7 +186,7 @@ impl Options {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn welcome(&self, mesh: &Mesh, folder: &Folder) -> anyhow::Result<String> {
+    async fn welcome(&self, mesh: &Mesh, folder: &Folder, url: &str) -> anyhow::Result<String> {
         let overview = Overview::fetch(mesh.client()).await?;
         let mut text = format!(
             "{} is up: {} workloads\n\n{}\n",
@@ -153,6 +194,7 @@ impl Options {
             overview.workloads.len(),
             overview.text()
         );
+        text += url;
         if let Some(metrics) = mesh.metrics().first() {
             text += &format!("metrics   http://{metrics}/metrics\n");
         }
@@ -173,13 +215,13 @@ impl Options {
     }
 
     /// Until a signal: applies changes of the file, tells what happens.
-    async fn stay(&self, mesh: &mut Mesh, signals: &mut Signals) {
+    async fn stay(&self, mesh: &mut Mesh, signals: &mut Signals, url: &str) {
         let mut watched = Watched::new(&self.file);
         let metrics = mesh.metrics().first().copied();
         let mut live = metrics.filter(|_| self.top).map(rows);
         let mut look = tokio::time::interval(LOOK);
         let header = if live.is_some() {
-            self.header(mesh).await
+            self.header(mesh, url).await
         } else {
             String::new()
         };
@@ -201,10 +243,10 @@ impl Options {
     }
 
     /// What stays above the live table.
-    async fn header(&self, mesh: &Mesh) -> String {
+    async fn header(&self, mesh: &Mesh, url: &str) -> String {
         match Overview::fetch(mesh.client()).await {
             Ok(overview) => format!(
-                "{} (Ctrl-C stops it)\n\n{}\n",
+                "{} (Ctrl-C stops it)\n{url}\n{}\n",
                 mesh.plan().name,
                 overview.text()
             ),
