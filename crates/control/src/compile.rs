@@ -6,7 +6,8 @@
 //! ```text
 //! service.rs   service → Host, outbound listeners
 //! route.rs     VirtualServices → the RouteConfiguration of a service port; tcp and tls routes
-//! cluster.rs   DestinationRules → clusters
+//! rule.rs      DestinationRules → the one that is followed for a host
+//! cluster.rs   services and their rules → clusters
 //! endpoint.rs  workloads → the members of a cluster (the fast lane compiles these alone)
 //! inbound.rs   the client's own ports → inbound listeners and clusters
 //! identity.rs  PeerAuthentication → accepted transports; TLS contexts of the mesh
@@ -26,6 +27,7 @@ mod identity;
 mod inbound;
 mod policy;
 mod route;
+mod rule;
 mod service;
 
 pub use identity::Mode;

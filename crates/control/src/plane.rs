@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ripstop_identity::ca::SignRefusal;
 use ripstop_identity::token::{self, Grant, TokenError, TokenFile};
 use ripstop_model::diagnostic;
-use ripstop_model::intent::Key;
 use ripstop_model::intent::registry::CLUSTER_DOMAIN;
+use ripstop_model::intent::{Key, Object};
 use ripstop_model::spiffe::Spiffe;
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ use crate::settings::Settings;
 use crate::source::Change;
 use crate::state::{State, StateError, Table};
 use crate::status::Proxies;
-use crate::store::{Store, path_of};
+use crate::store::{Memory, Store, path_of};
 use crate::view::Mesh;
 
 /// How long a host that joined from afar may come back with the token it was given then.
@@ -87,6 +87,10 @@ struct Inner {
     /// What services, ports and accounts the members bring; a change of it is a change of configuration.
     joined: BTreeSet<Joint>,
     revision: u64,
+    /// The revision since which each resource's version is in force.
+    since: BTreeMap<Key, (Arc<Object>, u64)>,
+    /// What the state file holds of the sources' resources.
+    remembered: BTreeMap<Key, Arc<Object>>,
 }
 
 type Joint = (Arc<str>, Arc<str>, bool, Vec<(u16, u16, String)>);
@@ -126,6 +130,7 @@ impl Plane {
             .map(|(_, m)| m)
             .collect();
         let applied = state.all::<String>(Table::Resource)?;
+        let memories = state.all::<Memory>(Table::Accepted)?;
         let tokens = state
             .all(Table::Token)?
             .into_iter()
@@ -133,11 +138,14 @@ impl Plane {
         let mut inner = Inner {
             registry: Registry::restore(members, Instant::now()),
             allocator,
-            store: Store::new(applied),
+            store: Store::new(applied, memories.into_iter().map(|(_, memory)| memory)),
             tokens: tokens.map(|(_, registry)| registry).unwrap_or_default(),
             joined: BTreeSet::new(),
             revision: 0,
+            since: BTreeMap::new(),
+            remembered: BTreeMap::new(),
         };
+        inner.remembered = of_sources(&inner.store);
         let workloads = Arc::new(inner.registry.workloads(Instant::now()));
         inner.joined = joints(&workloads);
         let mesh = Arc::new(build(&state, &base, &mut inner, &workloads)?);
@@ -192,6 +200,7 @@ impl Plane {
         let joined = joints(&workloads);
         let mesh = if configured || joined != inner.joined {
             inner.joined = joined;
+            remember(&self.state, inner)?;
             Arc::new(build(&self.state, &self.base, inner, &workloads)?)
         } else {
             self.current.borrow().mesh.clone()
@@ -440,17 +449,19 @@ impl Plane {
 
     /// Applies what is sound of a text; says what is not.
     pub fn apply(&self, text: &str) -> Result<Applied, PlaneError> {
-        let (documents, diagnostics) = Store::check(text);
         let mut inner = self.inner();
-        let mut applied = Vec::new();
-        let mut changed = false;
-        for (key, text) in documents {
-            if let Some(file) = inner.store.file_of(&key) {
+        let (documents, diagnostics) = inner.store.check(text);
+        for (key, _) in &documents {
+            if let Some(file) = inner.store.file_of(key) {
                 return Err(PlaneError::InFile {
-                    resource: path_of(&key),
+                    resource: path_of(key),
                     file: file.to_string(),
                 });
             }
+        }
+        let mut applied = Vec::new();
+        let mut changed = false;
+        for (key, text) in documents {
             let path = path_of(&key);
             self.state.put(Table::Resource, &path, &text)?;
             changed |= inner.store.put(&key, text);
@@ -569,9 +580,17 @@ impl Plane {
         let mut resources = inner.store.resources();
         let sources = inner.store.source_statuses();
         let revision = inner.revision;
+        let since: BTreeMap<String, u64> = inner
+            .since
+            .iter()
+            .map(|(key, (_, revision))| (path_of(key), *revision))
+            .collect();
         drop(inner);
+        for resource in &mut resources {
+            resource.observed_revision = since.get(&resource.resource).copied().unwrap_or(0);
+        }
         let proxies = self.proxies.statuses(Instant::now());
-        crate::status::judge(&mut resources, &proxies, &self.proxies.refusals(), revision);
+        crate::status::judge(&mut resources, &proxies, &self.proxies.refusals());
         Status {
             revision,
             proxies,
@@ -608,6 +627,39 @@ fn joints(workloads: &Workloads) -> BTreeSet<Joint> {
         .collect()
 }
 
+fn of_sources(store: &Store) -> BTreeMap<Key, Arc<Object>> {
+    let objects = store.from_sources();
+    objects
+        .map(|object| (object.key(), object.clone()))
+        .collect()
+}
+
+/// Writes down what sources say now, so that a bad edit costs nothing after a restart either.
+fn remember(state: &State, inner: &mut Inner) -> Result<(), StateError> {
+    let now = of_sources(&inner.store);
+    let known = |key: &Key, object: &Arc<Object>| {
+        let known = inner.remembered.get(key);
+        known.is_some_and(|known| Arc::ptr_eq(known, object))
+    };
+    let fresh: Vec<(String, Memory)> = now
+        .iter()
+        .filter(|(key, object)| !known(key, object))
+        .filter_map(|(key, object)| Some((path_of(key), inner.store.memory(object)?)))
+        .collect();
+    let gone: Vec<String> = inner
+        .remembered
+        .keys()
+        .filter(|key| !now.contains_key(key))
+        .map(path_of)
+        .collect();
+    if !fresh.is_empty() || !gone.is_empty() {
+        let fresh = fresh.iter().map(|(key, memory)| (key.as_str(), memory));
+        state.edit(Table::Accepted, fresh, gone.iter().map(String::as_str))?;
+    }
+    inner.remembered = now;
+    Ok(())
+}
+
 /// A mesh of the store's resources and the members' services; new virtual addresses are written down before anybody sees them.
 fn build(
     state: &State,
@@ -622,6 +674,19 @@ fn build(
         .map(|present| present.member.clone())
         .collect();
     let configuration = inner.store.configuration();
+    let revision = inner.revision;
+    let mut before = std::mem::take(&mut inner.since);
+    inner.since = configuration
+        .objects
+        .iter()
+        .map(|object| {
+            let key = object.key();
+            let known = before.remove(&key);
+            let same = known.filter(|(known, _)| **known == **object);
+            let since = same.map_or(revision, |(_, since)| since);
+            (key, (object.clone(), since))
+        })
+        .collect();
     let mut reserved: BTreeMap<String, u32> = BTreeMap::new();
     let allocator = &mut inner.allocator;
     let mut vips = |host: &str| match allocator.index(Pool::Vip, host, &base.ranges) {

@@ -144,6 +144,7 @@ impl Session {
                 acked: 0,
                 types: BTreeMap::new(),
                 rejected: BTreeMap::new(),
+                behind: None,
             },
         );
         let mut changes = plane.watch();
@@ -229,7 +230,7 @@ impl Session {
     /// A proxy that has accepted everything it would be sent now runs this revision.
     fn judge(&mut self) {
         let mut types: BTreeMap<String, TypeStatus> = BTreeMap::new();
-        let mut settled = true;
+        let mut missing: Vec<String> = Vec::new();
         let mut wanted: Vec<(Kind, Name)> = Vec::new();
         for (kind, names) in &self.subscribed {
             wanted.extend(names.iter().map(|name| (*kind, name.clone())));
@@ -254,13 +255,18 @@ impl Session {
             if self.confirmed.get(&key) == Some(&encoded.version) {
                 status.acked += 1;
             } else {
-                settled = false;
+                missing.push(format!("{} {}", key.0.as_str(), key.1));
             }
         }
         let revision = self.current.mesh.revision;
+        let late = unanswered(&missing);
         self.plane.proxies().update(self.id, |proxy| {
             proxy.types = types;
-            if settled {
+            proxy.behind = late.map(|late| {
+                let since = proxy.behind.as_ref().map(|(since, _)| *since);
+                (since.unwrap_or_else(Instant::now), late)
+            });
+            if proxy.behind.is_none() {
                 proxy.acked = revision;
             }
         });
@@ -298,6 +304,17 @@ impl Session {
                 (rejected, behind.into_iter().collect()),
             );
         });
+    }
+}
+
+/// The first few of what a proxy has not accepted.
+fn unanswered(missing: &[String]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let shown = missing.get(..SHOWN).unwrap_or(missing).join(", ");
+    match missing.len() {
+        0 => None,
+        count @ ..=SHOWN => Some(format!("has not accepted {shown} ({count} in all)")),
+        count => Some(format!("has not accepted {shown}, … ({count} in all)")),
     }
 }
 

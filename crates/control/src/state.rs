@@ -24,6 +24,8 @@ pub enum Table {
     Workload,
     /// `<kind>/<namespace>/<name>` → the text that was applied over the API.
     Resource,
+    /// `<kind>/<namespace>/<name>` → the version from a source that was accepted last.
+    Accepted,
     /// Join tokens by id.
     Token,
     /// Public state of the certificate authority.
@@ -36,15 +38,17 @@ impl Table {
             Table::Address => "address",
             Table::Workload => "workload",
             Table::Resource => "resource",
+            Table::Accepted => "accepted",
             Table::Token => "token",
             Table::Authority => "authority",
         })
     }
 
-    const ALL: [Table; 5] = [
+    const ALL: [Table; 6] = [
         Table::Address,
         Table::Workload,
         Table::Resource,
+        Table::Accepted,
         Table::Token,
         Table::Authority,
     ];
@@ -188,26 +192,34 @@ impl State {
 
     /// Durable when it returns.
     pub fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), StateError> {
-        let bytes = serde_json::to_vec(value).map_err(|e| self.failed(e))?;
-        let write = self.database.begin_write().map_err(|e| self.failed(e))?;
-        {
-            let mut opened = write
-                .open_table(table.definition())
-                .map_err(|e| self.failed(e))?;
-            opened
-                .insert(key, bytes.as_slice())
-                .map_err(|e| self.failed(e))?;
-        }
-        write.commit().map_err(|e| self.failed(e))
+        self.edit(table, [(key, value)], [])
     }
 
     pub fn delete(&self, table: Table, key: &str) -> Result<(), StateError> {
+        self.edit::<()>(table, [], [key])
+    }
+
+    /// All of it or nothing; durable when it returns.
+    pub fn edit<'e, T: Serialize + 'e>(
+        &self,
+        table: Table,
+        puts: impl IntoIterator<Item = (&'e str, &'e T)>,
+        deletes: impl IntoIterator<Item = &'e str>,
+    ) -> Result<(), StateError> {
         let write = self.database.begin_write().map_err(|e| self.failed(e))?;
         {
             let mut opened = write
                 .open_table(table.definition())
                 .map_err(|e| self.failed(e))?;
-            opened.remove(key).map_err(|e| self.failed(e))?;
+            for (key, value) in puts {
+                let bytes = serde_json::to_vec(value).map_err(|e| self.failed(e))?;
+                opened
+                    .insert(key, bytes.as_slice())
+                    .map_err(|e| self.failed(e))?;
+            }
+            for key in deletes {
+                opened.remove(key).map_err(|e| self.failed(e))?;
+            }
         }
         write.commit().map_err(|e| self.failed(e))
     }

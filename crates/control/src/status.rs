@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::api::message::{ProxyStatus, Rejected, ResourceStatus, TypeStatus};
+use crate::api::message::{Behind, Pending, ProxyStatus, Rejected, ResourceStatus, TypeStatus};
 use crate::plane::Plane;
+
+/// After this a proxy that has not accepted a resource is named beside it (R1.2).
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The connected proxies, by session.
 #[derive(Debug, Default)]
@@ -29,6 +32,31 @@ pub struct Proxy {
     pub types: BTreeMap<String, TypeStatus>,
     /// By type: the last refusal, until a later response of the type is accepted. With the user's resources behind the names.
     pub rejected: BTreeMap<String, (Rejected, Vec<String>)>,
+    /// Since when it does not run everything, and what it has not answered.
+    pub behind: Option<(Instant, String)>,
+}
+
+impl Proxy {
+    /// A refusal says more than a missing answer.
+    fn lag(&self, now: Instant) -> Option<Behind> {
+        let (since, missing) = self.behind.as_ref()?;
+        let refusals: Vec<String> = self
+            .rejected
+            .values()
+            .map(|(rejected, _)| {
+                let names = rejected.names.join(", ");
+                format!("refuses {} {names}: {}", rejected.kind, rejected.message)
+            })
+            .collect();
+        Some(Behind {
+            seconds: now.saturating_duration_since(*since).as_secs(),
+            reason: if refusals.is_empty() {
+                missing.clone()
+            } else {
+                refusals.join("; ")
+            },
+        })
+    }
 }
 
 impl Proxies {
@@ -73,6 +101,7 @@ impl Proxies {
                 .values()
                 .map(|(rejected, _)| rejected.clone())
                 .collect(),
+            behind: proxy.lag(now),
         };
         self.sessions().values().map(status).collect()
     }
@@ -94,22 +123,31 @@ impl Proxies {
     }
 }
 
-/// Adds what proxies say: a resource is programmed when every connected proxy has accepted everything of the revision.
+/// Adds what proxies say: a resource is programmed when every connected proxy has accepted everything of the revision that
+/// brought its present version, or of a later one.
 pub fn judge(
     resources: &mut [ResourceStatus],
     proxies: &[ProxyStatus],
     refusals: &BTreeMap<String, Vec<Rejected>>,
-    revision: u64,
 ) {
-    let acked = proxies
-        .iter()
-        .filter(|proxy| proxy.acked_revision >= revision)
-        .count();
     for status in resources {
+        let runs = |proxy: &&ProxyStatus| proxy.acked_revision >= status.observed_revision;
         status.proxies = proxies.len();
-        status.proxies_acked = acked;
+        status.proxies_acked = proxies.iter().filter(runs).count();
         status.rejected = refusals.get(&status.resource).cloned().unwrap_or_default();
-        status.programmed = status.accepted && status.rejected.is_empty() && acked == proxies.len();
+        status.programmed =
+            status.accepted && status.rejected.is_empty() && status.proxies_acked == status.proxies;
+        let late = proxies.iter().filter(|proxy| !runs(proxy));
+        status.pending = late
+            .filter_map(|proxy| {
+                let behind = proxy.behind.clone()?;
+                (behind.seconds >= PATIENCE.as_secs()).then(|| Pending {
+                    proxy: proxy.workload.clone().unwrap_or_else(|| proxy.node.clone()),
+                    seconds: behind.seconds,
+                    reason: behind.reason,
+                })
+            })
+            .collect();
     }
 }
 
@@ -192,28 +230,27 @@ mod tests {
             acked,
             types: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            behind: None,
         }
+    }
+
+    fn judged(proxies: &Proxies, now: Instant) -> ResourceStatus {
+        let mut resources = [ResourceStatus {
+            resource: "VirtualService/default/a".into(),
+            accepted: true,
+            observed_revision: 4,
+            ..ResourceStatus::default()
+        }];
+        judge(&mut resources, &proxies.statuses(now), &proxies.refusals());
+        resources.into_iter().next().unwrap()
     }
 
     #[test]
     fn programmed_means_every_proxy_and_no_refusal() {
         let proxies = Proxies::default();
-        proxies.opened(1, proxy(4));
+        proxies.opened(1, proxy(9));
         proxies.opened(2, proxy(3));
-        let judged = || {
-            let mut resources = [ResourceStatus {
-                resource: "VirtualService/default/a".into(),
-                accepted: true,
-                ..ResourceStatus::default()
-            }];
-            judge(
-                &mut resources,
-                &proxies.statuses(Instant::now()),
-                &proxies.refusals(),
-                4,
-            );
-            resources.into_iter().next().unwrap()
-        };
+        let judged = || judged(&proxies, Instant::now());
         let status = judged();
         assert!(!status.programmed);
         assert_eq!((status.proxies_acked, status.proxies), (1, 2));
@@ -235,5 +272,40 @@ mod tests {
         assert_eq!(status.rejected[0].message, "filter_chains[0]: unknown");
         proxies.closed(2);
         assert!(judged().programmed);
+    }
+
+    #[test]
+    fn a_proxy_that_stays_behind_is_named_with_its_reason() {
+        let (proxies, start) = (Proxies::default(), Instant::now());
+        proxies.opened(1, proxy(3));
+        proxies.update(1, |proxy| {
+            proxy.behind = Some((start, "has not answered Cluster c (1 of 2)".into()));
+        });
+        let almost = judged(&proxies, start + PATIENCE - Duration::from_millis(1));
+        assert!(!almost.programmed && almost.pending.is_empty());
+        let late = judged(&proxies, start + PATIENCE);
+        assert_eq!(late.pending[0].proxy, "sidecar~x");
+        assert_eq!(late.pending[0].seconds, 10);
+        assert!(late.pending[0].reason.contains("Cluster c"), "{late:?}");
+        proxies.update(1, |proxy| {
+            let rejected = Rejected {
+                kind: "Cluster".into(),
+                names: vec!["c".into()],
+                message: "lb_policy: unknown".into(),
+            };
+            proxy
+                .rejected
+                .insert("Cluster".into(), (rejected, Vec::new()));
+        });
+        let late = judged(&proxies, start + PATIENCE);
+        assert_eq!(
+            late.pending[0].reason,
+            "refuses Cluster c: lb_policy: unknown"
+        );
+        proxies.update(1, |proxy| {
+            proxy.acked = 4;
+            proxy.behind = None;
+        });
+        assert!(judged(&proxies, start + PATIENCE).pending.is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! Listings → the resources in force, each with its origin and its standing. Pure: files and the state file are read and written
 //! by others.
 //!
-//! One bad resource never blocks another: it keeps its last good version, and one that never had any fails closed for what it
-//! names alone (R3.1).
+//! One bad resource never blocks another: it keeps its last good version, across restarts too, and one that never had any fails
+//! closed for what it names alone (R3.1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use ripstop_model::analyze::{self, Analysis, Rejected};
 use ripstop_model::diagnostic::{Code, Diagnostic};
 use ripstop_model::intent::{Key, Kind, Object, Origin};
 use ripstop_model::yaml::{Entry, Node, Value};
+use serde::{Deserialize, Serialize};
 
 use crate::api::message::{Conflict, Resource, ResourceStatus, SourceStatus};
 use crate::source::Change;
@@ -35,8 +36,23 @@ pub struct Closed {
     pub selector: Option<BTreeMap<String, String>>,
 }
 
+/// The last good version of a source's resource, as it survives a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    pub source: String,
+    pub file: String,
+    /// Where the text began.
+    pub line: u32,
+    pub text: String,
+}
+
+/// A resource of an earlier run, and the source that it came from.
+type Remembered = (Arc<str>, Arc<Object>);
+
 #[derive(Debug, Default)]
 struct SourceState {
+    /// It has been read at least once.
+    listed: bool,
     files: Vec<(String, String)>,
     problems: Vec<String>,
     error: Option<String>,
@@ -51,15 +67,21 @@ pub struct Store {
     accepted: BTreeMap<Key, Arc<Object>>,
     /// Keys that are in force in an earlier version.
     last_good: BTreeSet<Key>,
+    /// Of an earlier run, with their sources: in force until the source has been read.
+    remembered: BTreeMap<Key, Remembered>,
     analysis: Analysis,
     revision: u64,
 }
 
 impl Store {
-    /// With what an earlier run was given over the API.
-    pub fn new(applied: impl IntoIterator<Item = (String, String)>) -> Store {
+    /// With what an earlier run was given over the API, and what it last accepted from its sources.
+    pub fn new(
+        applied: impl IntoIterator<Item = (String, String)>,
+        memories: impl IntoIterator<Item = Memory>,
+    ) -> Store {
         let mut store = Store {
             applied: applied.into_iter().collect(),
+            remembered: memories.into_iter().filter_map(recall).collect(),
             ..Store::default()
         };
         store.settle();
@@ -85,6 +107,7 @@ impl Store {
             } => {
                 let state = self.sources.entry(source).or_default();
                 *state = SourceState {
+                    listed: true,
                     files,
                     problems,
                     error: None,
@@ -97,27 +120,20 @@ impl Store {
     /// Sources that are no longer configured take their resources along.
     pub fn keep_sources(&mut self, names: &BTreeSet<Arc<str>>) -> bool {
         self.sources.retain(|name, _| names.contains(name));
+        self.remembered
+            .retain(|_, (source, _)| names.contains(source));
         self.settle()
     }
 
     /// Reads everything anew. The files of one source come in its order, the API's resources last, so that of two with one
     /// name the file's counts.
     fn settle(&mut self) -> bool {
-        let files: Vec<(&str, &str)> = self
-            .sources
-            .values()
-            .flat_map(|source| &source.files)
-            .map(|(name, text)| (name.as_str(), text.as_str()))
-            .collect();
-        let applied: Vec<(String, &str)> = self
-            .applied
-            .iter()
-            .map(|(key, text)| (format!("{API}/{key}"), text.as_str()))
-            .collect();
-        let all: Vec<(&str, &str)> = files
-            .into_iter()
-            .chain(applied.iter().map(|(name, text)| (name.as_str(), *text)))
-            .collect();
+        let mut all = self.files();
+        all.extend(
+            self.applied
+                .iter()
+                .map(|(key, text)| (format!("{API}/{key}"), text.as_str())),
+        );
         let analysis = analyze::analyze(&all);
         let mut accepted: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
         for object in &analysis.objects {
@@ -146,8 +162,18 @@ impl Store {
                 last_good.insert(key.clone());
             }
         }
+        let silent = |source: &Arc<str>| self.sources.get(source).is_none_or(|s| !s.listed);
+        for (key, (source, old)) in &self.remembered {
+            let lost = rejected.contains(key) || unreadable.contains(&old.origin.file);
+            if (lost || silent(source)) && !accepted.contains_key(key) {
+                accepted.insert(key.clone(), old.clone());
+                last_good.insert(key.clone());
+            }
+        }
         let closed_before = closed(&self.analysis, &self.accepted);
         let changed = accepted != self.accepted || closed(&analysis, &accepted) != closed_before;
+        self.remembered
+            .retain(|_, (source, _)| self.sources.get(source).is_none_or(|state| !state.listed));
         self.accepted = accepted;
         self.last_good = last_good;
         self.analysis = analysis;
@@ -164,15 +190,65 @@ impl Store {
         }
     }
 
-    /// What `text` would change: the documents that can be applied, each with its own text, and everything to say about it.
-    pub fn check(text: &str) -> (Vec<(Key, String)>, Vec<Diagnostic>) {
-        let analysis = analyze::analyze(&[("request", text)]);
-        let documents = analysis
+    /// What `text` would change: the documents that can be applied, each with its own text, and everything to say about it
+    /// among the resources that there are.
+    pub fn check(&self, text: &str) -> (Vec<(Key, String)>, Vec<Diagnostic>) {
+        const REQUEST: &str = "request";
+        let alone = analyze::analyze(&[(REQUEST, text)]);
+        let documents: Vec<(Key, String)> = alone
             .objects
             .iter()
             .map(|object| (object.key(), excerpt(text, &object.origin)))
             .collect();
-        (documents, analysis.diagnostics)
+        let replaced: BTreeSet<String> = documents.iter().map(|(key, _)| path_of(key)).collect();
+        let mut all = self.files();
+        all.extend(
+            self.applied
+                .iter()
+                .filter(|(key, _)| !replaced.contains(*key))
+                .map(|(key, text)| (format!("{API}/{key}"), text.as_str())),
+        );
+        all.push((REQUEST.to_owned(), text));
+        let mut diagnostics = analyze::analyze(&all).diagnostics;
+        // What a file declares as well is refused with that file's name.
+        diagnostics.retain(|diagnostic| {
+            *diagnostic.file == *REQUEST
+                && (diagnostic.code != Code::DuplicateResource
+                    || diagnostic
+                        .related
+                        .iter()
+                        .all(|related| *related.file == *REQUEST))
+        });
+        (documents, diagnostics)
+    }
+
+    /// The sources' files, each with its text.
+    fn files(&self) -> Vec<(String, &str)> {
+        self.sources
+            .values()
+            .flat_map(|source| &source.files)
+            .map(|(name, text)| (name.clone(), text.as_str()))
+            .collect()
+    }
+
+    /// The resources in force that came from sources.
+    pub fn from_sources(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.accepted
+            .values()
+            .filter(|object| !is_api(&object.origin))
+    }
+
+    /// What to remember of a resource that was accepted just now.
+    pub fn memory(&self, object: &Object) -> Option<Memory> {
+        let file = &object.origin.file;
+        let holds = |state: &SourceState| state.files.iter().any(|(name, _)| **name == **file);
+        let (source, _) = self.sources.iter().find(|(_, state)| holds(state))?;
+        Some(Memory {
+            source: source.to_string(),
+            file: file.to_string(),
+            line: object.origin.tree.span.line.max(1),
+            text: excerpt(self.analysis.sources.get(file)?, &object.origin),
+        })
     }
 
     /// Applies one document over the API.
@@ -291,6 +367,16 @@ impl Store {
         };
         self.sources.iter().map(status).collect()
     }
+}
+
+/// `None`: this program no longer takes what an earlier one accepted.
+fn recall(memory: Memory) -> Option<(Key, Remembered)> {
+    // Positions stay what they were.
+    let above = memory.line.saturating_sub(1) as usize;
+    let text = format!("{}{}", "\n".repeat(above), memory.text);
+    let mut objects = analyze::analyze(&[(&memory.file, &text)]).objects;
+    let object = objects.pop().filter(|_| objects.is_empty())?;
+    Some((object.key(), (memory.source.into(), Arc::new(object))))
 }
 
 fn closed(analysis: &Analysis, accepted: &BTreeMap<Key, Arc<Object>>) -> Vec<Closed> {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ripstop_model::intent::peer_authentication::{MtlsMode, MutualTls};
-use ripstop_model::intent::registry::{self, CLUSTER_DOMAIN, covers};
+use ripstop_model::intent::registry::{self, CLUSTER_DOMAIN, Port, covers};
 use ripstop_model::intent::selection::WorkloadSelector;
-use ripstop_model::intent::service_entry::Resolution;
+use ripstop_model::intent::service_entry::{Location, Resolution};
+use ripstop_model::intent::sidecar::OutboundMode;
 use ripstop_model::intent::{
-    AuthorizationPolicy, DestinationRule, Key, Kind, Object, PeerAuthentication, Service, Spec,
-    VirtualService, authorization_policy,
+    AuthorizationPolicy, DestinationRule, Key, Kind, Object, PeerAuthentication, Service, Sidecar,
+    Spec, VirtualService, authorization_policy,
 };
 use ripstop_model::snapshot::{Name, Resource};
 
@@ -32,15 +33,12 @@ pub struct Declared<T> {
 }
 
 impl<T> Declared<T> {
-    fn of(object: &Object, spec: &T) -> Arc<Declared<T>>
-    where
-        T: Clone,
-    {
+    fn of(object: &Object, spec: T) -> Arc<Declared<T>> {
         Arc::new(Declared {
             namespace: object.namespace.clone(),
             name: object.name.clone(),
             annotations: object.annotations.clone(),
-            spec: spec.clone(),
+            spec,
         })
     }
 
@@ -84,6 +82,10 @@ pub struct Mesh {
     pub destination_rules: Vec<Arc<Declared<DestinationRule>>>,
     pub peer_authentications: Vec<Arc<Declared<PeerAuthentication>>>,
     pub authorization_policies: Vec<Arc<Declared<AuthorizationPolicy>>>,
+    /// By namespace.
+    sidecars: BTreeMap<String, Vec<Arc<Declared<Sidecar>>>>,
+    /// Host of a service → the VirtualServices that route to it.
+    routed: BTreeMap<Arc<str>, Vec<Arc<Declared<VirtualService>>>>,
     /// Hosts, as patterns, of routes and destination rules that are not accepted and never were.
     closed: Vec<(String, Resource)>,
     /// Addresses of the mesh and those that ServiceEntries name.
@@ -112,6 +114,8 @@ impl Mesh {
             destination_rules: Vec::new(),
             peer_authentications: Vec::new(),
             authorization_policies: Vec::new(),
+            sidecars: BTreeMap::new(),
+            routed: BTreeMap::new(),
             closed: Vec::new(),
             ranges: Arc::new([]),
         };
@@ -128,16 +132,29 @@ impl Mesh {
                     }
                 }
                 Spec::VirtualService(spec) => {
-                    mesh.virtual_services.push(Declared::of(object, spec))
+                    let rule = Declared::of(object, (**spec).clone());
+                    mesh.virtual_services.push(rule);
                 }
                 Spec::DestinationRule(spec) => {
-                    mesh.destination_rules.push(Declared::of(object, spec))
+                    let mut spec = (**spec).clone();
+                    spec.workload_selector = selecting(spec.workload_selector);
+                    mesh.destination_rules.push(Declared::of(object, spec));
                 }
                 Spec::PeerAuthentication(spec) => {
-                    mesh.peer_authentications.push(Declared::of(object, spec))
+                    let mut spec = (**spec).clone();
+                    spec.selector = selecting(spec.selector);
+                    mesh.peer_authentications.push(Declared::of(object, spec));
                 }
                 Spec::AuthorizationPolicy(spec) => {
-                    mesh.authorization_policies.push(Declared::of(object, spec))
+                    let policy = Declared::of(object, (**spec).clone());
+                    mesh.authorization_policies.push(policy);
+                }
+                Spec::Sidecar(spec) => {
+                    let mut spec = (**spec).clone();
+                    spec.workload_selector
+                        .take_if(|selector| selector.labels.is_empty());
+                    let list = mesh.sidecars.entry(object.namespace.clone()).or_default();
+                    list.push(Declared::of(object, spec));
                 }
                 Spec::ServiceEntry(_) => {}
             }
@@ -158,6 +175,12 @@ impl Mesh {
         {
             mesh.add(service, &accounts, vips);
         }
+        for closed in &configuration.closed {
+            for service in unserved(closed) {
+                mesh.add(service, &accounts, vips);
+            }
+        }
+        mesh.index_routes();
         mesh.settings = settings;
         let mut ranges: BTreeSet<IpNet> = mesh.settings.ranges.visible().into_iter().collect();
         for service in mesh.services.values() {
@@ -217,8 +240,40 @@ impl Mesh {
                     },
                 }),
             ),
-            Kind::Mesh | Kind::ServiceEntry => {}
+            // A host of its own with nothing behind it: see `unserved`. A Sidecar keeps nobody out.
+            Kind::Mesh | Kind::ServiceEntry | Kind::Sidecar => {}
         }
+    }
+
+    fn index_routes(&mut self) {
+        let mut routed: BTreeMap<Arc<str>, Vec<Arc<Declared<VirtualService>>>> = BTreeMap::new();
+        for rule in &self.virtual_services {
+            let mut hosts: BTreeSet<&Arc<str>> = BTreeSet::new();
+            for destination in rule.spec.destinations() {
+                let host = registry::qualify(&destination.host, &rule.namespace);
+                hosts.extend(self.covering(&host).map(|known| &known.host));
+            }
+            for host in hosts {
+                routed.entry(host.clone()).or_default().push(rule.clone());
+            }
+        }
+        self.routed = routed;
+    }
+
+    /// Hosts of VirtualServices, and of those that are refused, that no service has; wildcards only where they cover no service.
+    pub fn unregistered(&self) -> BTreeSet<String> {
+        let ruled = self.virtual_services.iter().flat_map(|rule| {
+            let hosts = rule.spec.hosts.iter();
+            hosts.map(|host| registry::qualify(host, &rule.namespace))
+        });
+        let closed = self.closed.iter().map(|(host, _)| host.clone());
+        ruled
+            .chain(closed)
+            .filter(|host| match host.starts_with('*') {
+                true => !self.services.keys().any(|known| covers(host, known)),
+                false => !self.services.contains_key(host.as_str()),
+            })
+            .collect()
     }
 
     /// The resource because of which a host is refused.
@@ -311,6 +366,35 @@ impl Mesh {
     }
 }
 
+/// `selector: {}` selects what no selector at all does.
+fn selecting(selector: Option<WorkloadSelector>) -> Option<WorkloadSelector> {
+    selector.filter(|selector| !selector.is_empty())
+}
+
+/// The hosts of a ServiceEntry that is not accepted and never was, with an address and without a port: who calls one is refused,
+/// where without the entry the call would pass to the outside.
+fn unserved(closed: &Closed) -> impl Iterator<Item = Service> + '_ {
+    let part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let hosts = closed.hosts.iter();
+    hosts
+        .filter(move |host| closed.key.kind == Kind::ServiceEntry && host.bytes().all(part))
+        .map(|host| Service {
+            host: registry::qualify(host, &closed.key.namespace).into(),
+            namespace: closed.key.namespace.clone(),
+            name: host.to_ascii_lowercase(),
+            ports: Vec::new(),
+            labels: BTreeMap::new(),
+            addresses: Vec::new(),
+            headless: false,
+            resolution: Resolution::Static,
+            location: Location::MeshExternal,
+            backing: registry::Backing::Endpoints(Vec::new()),
+            subject_alt_names: Vec::new(),
+            export_to: Vec::new(),
+            declared: closed.key.clone(),
+        })
+}
+
 fn of_member(member: &Member) -> Option<Service> {
     let host = member.service.clone()?;
     Some(Service {
@@ -335,7 +419,7 @@ fn of_member(member: &Member) -> Option<Service> {
         addresses: Vec::new(),
         headless: member.headless,
         resolution: Resolution::Static,
-        location: ripstop_model::intent::service_entry::Location::MeshInternal,
+        location: Location::MeshInternal,
         backing: registry::Backing::Workloads,
         subject_alt_names: Vec::new(),
         export_to: Vec::new(),
@@ -391,7 +475,7 @@ pub struct View<'a> {
     pub scope: &'a Scope,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// Whether a resource of `namespace` with this `exportTo` reaches the client (empty: everywhere).
     pub fn visible(&self, namespace: &str, export_to: &[String]) -> bool {
         export_to.is_empty()
@@ -403,8 +487,84 @@ impl View<'_> {
             })
     }
 
+    /// The Sidecar of the client: one that selects it, else its namespace's, else the root namespace's.
+    pub fn sidecar(&self) -> Option<&'a Declared<Sidecar>> {
+        let of = |namespace: &str| {
+            let list = self.mesh.sidecars.get(namespace);
+            list.map_or(&[][..], Vec::as_slice)
+        };
+        let own = of(&self.client.namespace);
+        let selecting = own.iter().find(|sidecar| {
+            let selector = sidecar.spec.workload_selector.as_ref();
+            selector.is_some_and(|selector| {
+                let mut labels = selector.labels.iter();
+                labels.all(|(key, value)| self.client.labels.get(key) == Some(value))
+            })
+        });
+        let wide = |list: &'a [Arc<Declared<Sidecar>>]| {
+            let mut list = list.iter();
+            list.find(|sidecar| sidecar.spec.workload_selector.is_none())
+        };
+        selecting
+            .or_else(|| wide(own))
+            .or_else(|| wide(of(&self.mesh.settings.root_namespace)))
+            .map(|sidecar| &**sidecar)
+    }
+
+    /// Whether the client is told of a service at all.
     pub fn sees(&self, known: &Known) -> bool {
-        self.visible(&known.namespace, &known.export_to)
+        self.visible(&known.namespace, &known.export_to) && self.imports(known, None)
+    }
+
+    /// The ports of a service that the client is told of.
+    pub fn ports<'k>(&self, known: &'k Known) -> impl Iterator<Item = &'k Port> {
+        known
+            .ports
+            .iter()
+            .filter(|port| self.imports(known, Some(port.number)))
+    }
+
+    pub fn reaches(&self, known: &Known, port: u16) -> bool {
+        self.imports(known, Some(port))
+    }
+
+    /// By a host of its Sidecar, or because a route that it follows leads there.
+    fn imports(&self, known: &Known, port: Option<u16>) -> bool {
+        let Some(sidecar) = self.sidecar() else {
+            return true;
+        };
+        let own = &self.client.namespace;
+        let imports = &sidecar.spec;
+        imports.imports(own, &known.namespace, &known.host, port)
+            || self
+                .mesh
+                .routed
+                .get(&known.host)
+                .is_some_and(|rules| rules.iter().any(|rule| self.follows(rule)))
+    }
+
+    /// Whether the client is told of the rules of a VirtualService.
+    pub fn follows(&self, rule: &Declared<VirtualService>) -> bool {
+        rule.spec.in_mesh()
+            && self.visible(&rule.namespace, &rule.spec.export_to)
+            && self.sidecar().is_none_or(|sidecar| {
+                let hosts = rule.spec.hosts.iter();
+                let hosts: Vec<String> = hosts
+                    .map(|host| registry::qualify(host, &rule.namespace))
+                    .collect();
+                let own = &self.client.namespace;
+                sidecar.spec.imports_routes(own, &rule.namespace, &hosts)
+            })
+    }
+
+    /// Whether addresses outside the mesh may be reached.
+    pub fn allows_any(&self) -> bool {
+        let policy = self
+            .sidecar()
+            .and_then(|sidecar| sidecar.spec.outbound_traffic_policy.as_ref());
+        policy.map_or(self.mesh.settings.allow_any, |policy| {
+            policy.mode == Some(OutboundMode::AllowAny)
+        })
     }
 }
 

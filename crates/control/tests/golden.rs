@@ -34,7 +34,8 @@ struct Case {
     draining: Vec<String>,
     #[serde(default)]
     client: Asking,
-    /// `listener HOST:PORT`, `inbound NAME`, `route HOST:PORT`, `cluster NAME`, `endpoints NAME`, `host NAME`.
+    /// `listener HOST:PORT`, `inbound NAME`, `route HOST:PORT`, `cluster NAME`, `endpoints NAME`, `host NAME`, or `names all`: of
+    /// everything that the client would be sent.
     show: Vec<String>,
 }
 
@@ -154,6 +155,10 @@ fn shown(built: &Built, client: &Client, show: &[String]) -> String {
             "cluster" => Some(&mut wanted.clusters),
             "endpoints" => Some(&mut wanted.endpoints),
             "host" => Some(&mut wanted.hosts),
+            "names" => {
+                text.push_str(&format!("# {what}\n{}", names(built, client)));
+                continue;
+            }
             other => panic!("`{other}`"),
         };
         if let Some(set) = set {
@@ -185,6 +190,19 @@ fn shown(built: &Built, client: &Client, show: &[String]) -> String {
         }
     }
     text
+}
+
+fn names(built: &Built, client: &Client) -> String {
+    let all = compile(&View {
+        mesh: &built.mesh,
+        workloads: &built.workloads,
+        client,
+        scope: &Scope::All,
+    });
+    resources(&all)
+        .iter()
+        .map(|resource| format!("{} {}\n", resource.kind().as_str(), resource.name()))
+        .collect()
 }
 
 fn resources(snapshot: &Snapshot) -> Vec<Resource> {

@@ -61,7 +61,7 @@ fn http_route() -> impl Strategy<Value = String> {
             format!("route: [{{destination: {{host: a, port: {{number: 80}}}}, weight: {one}{headers}}}, {{destination: {{host: a, subset: v1, port: {{number: 80}}}}, weight: {two}}}]")
         }),
         Just("route: [{destination: {host: out.example, port: {number: 80}}}]".to_owned()),
-        prop::sample::select(vec![301, 302, 303, 307, 308]).prop_map(|code| format!("redirect: {{authority: o.example, redirectCode: {code}, uri: /n}}")),
+        prop::sample::select(vec![301, 302, 303, 307, 308]).prop_map(|code| format!("redirect: {{authority: o.example, redirectCode: {code}, uri: /n, derivePort: FROM_REQUEST_PORT}}")),
         (200u16..600).prop_map(|status| format!("directResponse: {{status: {status}, body: {{string: hi}}}}")),
     ];
     let extras = (
@@ -145,16 +145,38 @@ fn policy() -> impl Strategy<Value = String> {
     })
 }
 
+fn sidecar() -> impl Strategy<Value = Option<String>> {
+    let host = prop::sample::select(vec![
+        "./*",
+        "*/*",
+        "*/out.example",
+        "./a.default.svc.cluster.local",
+        "~./b.default.svc.cluster.local",
+        "~/*",
+    ]);
+    let hosts = prop::collection::vec(host, 1..3);
+    let mode = prop::sample::select(vec!["ALLOW_ANY", "REGISTRY_ONLY"]);
+    let pool = prop::option::of(1i32..9);
+    prop::option::of((hosts, prop::option::of(Just(80)), pool, mode).prop_map(|(hosts, port, pool, mode)| {
+        let port = port.map(|port| format!(", port: {{number: {port}}}")).unwrap_or_default();
+        let pool = pool.map(|most| format!(", inboundConnectionPool: {{tcp: {{maxConnections: {most}, idleTimeout: 9s}}}}")).unwrap_or_default();
+        format!("egress: [{{hosts: [\"{}\"]{port}}}], outboundTrafficPolicy: {{mode: {mode}}}{pool}", hosts.join("\", \""))
+    }))
+}
+
 fn configuration() -> impl Strategy<Value = String> {
     let routes = prop::collection::vec(http_route(), 0..4);
     let mode = prop::sample::select(vec!["STRICT", "PERMISSIVE", "DISABLE"]);
-    (routes, destination_rule(), policy(), mode).prop_map(|(routes, rule, policy, mode)| {
+    (routes, destination_rule(), policy(), mode, sidecar()).prop_map(|(routes, rule, policy, mode, scope)| {
         let mut text = SERVICES.to_owned();
         let mut add = |kind: &str, group: &str, spec: &str| {
             text.push_str(&format!("---\napiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{{spec}}}\n"));
         };
         if !routes.is_empty() {
-            add("VirtualService", "networking", &format!("hosts: [a], http: [{}]", routes.join(", ")));
+            add("VirtualService", "networking", &format!("hosts: [a, unknown.example, \"*.wild.example\"], http: [{}]", routes.join(", ")));
+        }
+        if let Some(scope) = scope {
+            add("Sidecar", "networking", &scope);
         }
         add("DestinationRule", "networking", &rule);
         add("AuthorizationPolicy", "security", &policy);
@@ -212,7 +234,7 @@ proptest! {
                 Err(rejection) => prop_assert!(false, "{rejection}\n{text}"),
                 Ok(decoded) => {
                     prop_assert!(decoded.warnings.is_empty(), "{:?}\n{text}", decoded.warnings);
-let (was, is) = (format!("{resource:#?}"), format!("{:#?}", decoded.resource));
+                    let (was, is) = (format!("{resource:#?}"), format!("{:#?}", decoded.resource));
                     let lines: Vec<_> = was.lines().zip(is.lines()).filter(|(a, b)| a != b).take(3).collect();
                     prop_assert!(decoded.resource == resource, "{} does not travel: {lines:#?}\n{text}", encoded.name);
                 }

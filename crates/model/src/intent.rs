@@ -17,6 +17,7 @@ pub mod peer_authentication;
 pub mod registry;
 pub mod selection;
 pub mod service_entry;
+pub mod sidecar;
 pub mod virtual_service;
 pub mod workload_entry;
 
@@ -26,6 +27,7 @@ pub use mesh::Mesh;
 pub use peer_authentication::PeerAuthentication;
 pub use registry::Service;
 pub use service_entry::ServiceEntry;
+pub use sidecar::Sidecar;
 pub use virtual_service::VirtualService;
 
 /// The namespace of a resource that names none.
@@ -173,6 +175,7 @@ kinds! {
     VirtualService, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "virtualservices";
     DestinationRule, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "destinationrules";
     ServiceEntry, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "serviceentries";
+    Sidecar, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "sidecars";
     PeerAuthentication, "security.istio.io", ["v1", "v1beta1"], "peerauthentications";
     AuthorizationPolicy, "security.istio.io", ["v1", "v1beta1"], "authorizationpolicies";
 }
@@ -208,7 +211,6 @@ pub(crate) const KNOWN: &[(&str, &[&str])] = &[
             "EnvoyFilter",
             "Gateway",
             "ProxyConfig",
-            "Sidecar",
             "WorkloadEntry",
             "WorkloadGroup",
         ],

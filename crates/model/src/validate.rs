@@ -28,6 +28,7 @@ mod overlap;
 mod peer_authentication;
 mod service_entry;
 mod shadow;
+mod sidecar;
 mod virtual_service;
 
 /// What the checks found.
@@ -60,6 +61,7 @@ pub fn check(objects: &[Object]) -> Verdict {
             Spec::VirtualService(spec) => virtual_service::check(&mut checker, spec),
             Spec::DestinationRule(spec) => destination_rule::check(&mut checker, spec),
             Spec::ServiceEntry(spec) => service_entry::check(&mut checker, spec),
+            Spec::Sidecar(spec) => sidecar::check(&mut checker, spec),
             Spec::PeerAuthentication(spec) => peer_authentication::check(&mut checker, spec),
             Spec::AuthorizationPolicy(spec) => authorization_policy::check(&mut checker, spec),
         }

@@ -235,6 +235,17 @@ pub struct ProxyStatus {
     pub types: Vec<TypeStatus>,
     /// What the proxy refuses now.
     pub rejected: Vec<Rejected>,
+    /// Set while it has not accepted everything it should run.
+    pub behind: Option<Behind>,
+}
+
+/// A proxy that does not run the configuration in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// Since it last ran everything, or connected.
+    pub seconds: u64,
+    /// What it refuses or has not answered.
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -266,14 +277,26 @@ pub struct ResourceStatus {
     pub last_good: bool,
     /// Names of the resources that won where this one overlaps them, with what about.
     pub conflicts: Vec<Conflict>,
-    /// Every connected proxy has accepted everything it was sent from this configuration.
+    /// The configuration revision since which this version is in force; 0 if none is.
+    pub observed_revision: u64,
+    /// Every connected proxy has accepted everything it was sent of that revision or a later one.
     pub programmed: bool,
     pub proxies_acked: usize,
     pub proxies: usize,
+    /// Proxies that have not accepted it for so long that somebody should look (R1.2).
+    pub pending: Vec<Pending>,
     /// What proxies refuse that came from this resource, with the field path.
     pub rejected: Vec<Rejected>,
     /// Errors and warnings, one line each.
     pub messages: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The workload's id, or the node's where it is none.
+    pub proxy: String,
+    pub seconds: u64,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

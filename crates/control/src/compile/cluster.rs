@@ -1,4 +1,4 @@
-//! DestinationRules → clusters.
+//! Services and their DestinationRules → clusters.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_model::defaults::{Table, envoy, istio};
-use ripstop_model::intent::DestinationRule;
 use ripstop_model::intent::destination_rule::{
-    ConnectionPool, H2UpgradePolicy, LoadBalancer, OutlierDetection, PortTrafficPolicy,
-    RetryBudget, SimpleLb, TcpPool, TlsMode, TrafficPolicy,
+    ConnectionPool, H2UpgradePolicy, HttpPool, OutlierDetection, RetryBudget, SimpleLb, TlsMode,
 };
-use ripstop_model::intent::registry::{Backing, Port, covers, qualify};
+use ripstop_model::intent::registry::{Backing, Port};
 use ripstop_model::intent::service_entry::{Location, Resolution};
 use ripstop_model::protocol::Protocol as AppProtocol;
 use ripstop_model::snapshot::cluster::{
@@ -19,156 +17,12 @@ use ripstop_model::snapshot::cluster::{
     Protocol, ServiceRef, TcpKeepalive, Thresholds, Transport, TransportMatch,
 };
 use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Group, Health, Target as Address};
-use ripstop_model::snapshot::{Fraction, Name, Resource};
+use ripstop_model::snapshot::{Fraction, Name};
 
+use super::rule::{self, Policy, Rule};
 use super::service::Target;
 use super::{BLACK_HOLE, OTLP, endpoint, identity};
-use crate::view::{Declared, Known, View};
-
-/// The rule of a host for this client: from its own namespace, the service's, or the root namespace, whichever has one first; in
-/// each the most specific host (B2). Several for one host in a namespace are merged in order: subsets appended, the first
-/// traffic policy wins.
-#[derive(Debug, Clone)]
-pub(super) struct Rule {
-    spec: DestinationRule,
-    resource: Resource,
-}
-
-pub(super) fn rule(view: &View<'_>, known: &Known) -> Option<Rule> {
-    let root = view.mesh.settings.root_namespace.as_str();
-    let own = view.client.namespace.as_str();
-    let mut namespaces = Vec::new();
-    if own != root {
-        namespaces.push(own);
-    }
-    namespaces.extend([known.namespace.as_str(), root]);
-    namespaces
-        .into_iter()
-        .find_map(|namespace| rule_of_namespace(view, known, namespace))
-}
-
-fn rule_of_namespace(view: &View<'_>, known: &Known, namespace: &str) -> Option<Rule> {
-    let mut best = 0;
-    let mut found: Vec<&Arc<Declared<DestinationRule>>> = Vec::new();
-    for rule in &view.mesh.destination_rules {
-        if rule.namespace != namespace || !view.visible(&rule.namespace, &rule.spec.export_to) {
-            continue;
-        }
-        let host = qualify(&rule.spec.host, &rule.namespace);
-        if !covers(&host, &known.host) {
-            continue;
-        }
-        let length = if *host == *known.host {
-            usize::MAX
-        } else {
-            host.len()
-        };
-        if length > best {
-            best = length;
-            found.clear();
-        }
-        if length == best {
-            found.push(rule);
-        }
-    }
-    let (first, rest) = found.split_first()?;
-    let mut spec = first.spec.clone();
-    for rule in rest {
-        if spec.traffic_policy.is_none() {
-            spec.traffic_policy.clone_from(&rule.spec.traffic_policy);
-        }
-        for subset in &rule.spec.subsets {
-            if !spec.subsets.iter().any(|known| known.name == subset.name) {
-                spec.subsets.push(subset.clone());
-            }
-        }
-    }
-    Some(Rule {
-        spec,
-        resource: first.resource("DestinationRule", String::new()),
-    })
-}
-
-/// The blocks in force for one port and subset.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Policy {
-    load_balancer: Option<LoadBalancer>,
-    connection_pool: Option<ConnectionPool>,
-    outlier: Option<OutlierDetection>,
-    pub tls: Option<ripstop_model::intent::destination_rule::ClientTls>,
-    retry_budget: Option<RetryBudget>,
-}
-
-impl Rule {
-    pub(super) fn subset_labels(&self, subset: &str) -> Option<&BTreeMap<String, String>> {
-        let found = self
-            .spec
-            .subsets
-            .iter()
-            .find(|known| known.name == subset)?;
-        Some(&found.labels)
-    }
-
-    pub(super) fn policy(&self, subset: &str, port: u16) -> Policy {
-        let whole = self.spec.traffic_policy.as_ref();
-        let mut policy = whole.map(|policy| level(policy, port)).unwrap_or_default();
-        let subset = self.spec.subsets.iter().find(|known| known.name == subset);
-        if let Some(own) = subset.and_then(|subset| subset.traffic_policy.as_ref()) {
-            // Block by block.
-            let own = level(own, port);
-            policy.load_balancer = own.load_balancer.or(policy.load_balancer);
-            policy.connection_pool = own.connection_pool.or(policy.connection_pool);
-            policy.outlier = own.outlier.or(policy.outlier);
-            policy.tls = own.tls.or(policy.tls);
-            policy.retry_budget = own.retry_budget.or(policy.retry_budget);
-        }
-        policy
-    }
-}
-
-/// A block for the port replaces the others whole.
-fn level(policy: &TrafficPolicy, port: u16) -> Policy {
-    let for_port = |block: &&PortTrafficPolicy| block.port.number == port;
-    match policy.port_level_settings.iter().find(for_port) {
-        Some(block) => Policy {
-            load_balancer: block.load_balancer.clone(),
-            connection_pool: block.connection_pool.clone(),
-            outlier: block.outlier_detection.clone(),
-            tls: block.tls.clone(),
-            retry_budget: policy.retry_budget.clone(),
-        },
-        None => Policy {
-            load_balancer: policy.load_balancer.clone(),
-            connection_pool: policy.connection_pool.clone(),
-            outlier: policy.outlier_detection.clone(),
-            tls: policy.tls.clone(),
-            retry_budget: policy.retry_budget.clone(),
-        },
-    }
-}
-
-pub(super) fn subsets(view: &View<'_>, host: &str) -> Vec<String> {
-    let rule = view.mesh.service(host).and_then(|known| rule(view, known));
-    rule.map_or_else(Vec::new, |rule| {
-        rule.spec.subsets.iter().map(|s| s.name.clone()).collect()
-    })
-}
-
-/// The `connectionPool.tcp` that an opaque connection to a host follows.
-pub(super) fn tcp_pool(view: &View<'_>, host: &str, port: u16) -> Option<TcpPool> {
-    let known = view.mesh.covering(host)?;
-    rule(view, known)?.policy("", port).connection_pool?.tcp
-}
-
-pub(super) fn uses_eds(view: &View<'_>, known: &Known, port: u16, subset: &str) -> bool {
-    let policy = rule(view, known).map(|rule| rule.policy(subset, port));
-    known.resolution == Resolution::Static && !passes_through(policy.as_ref())
-}
-
-fn passes_through(policy: Option<&Policy>) -> bool {
-    let simple = policy.and_then(|policy| policy.load_balancer.as_ref()?.simple);
-    simple == Some(SimpleLb::Passthrough)
-}
+use crate::view::View;
 
 /// `outbound|<port>|<subset>|<host>`; `host` may be one workload of a service.
 pub(super) fn outbound(
@@ -181,7 +35,10 @@ pub(super) fn outbound(
     let target = Target::named(view, host)?;
     let known = target.known;
     let port = known.service.port(number)?;
-    let rule = rule(view, known);
+    if !view.reaches(known, number) {
+        return None;
+    }
+    let rule = rule::rule(view, known);
     if !subset.is_empty() {
         rule.as_ref()?.subset_labels(subset)?;
     }
@@ -191,12 +48,10 @@ pub(super) fn outbound(
         .unwrap_or_default();
     let table = view.mesh.settings.table();
     let pool = policy.connection_pool.clone().unwrap_or_default();
-    let (tcp, http) = (pool.tcp.unwrap_or_default(), pool.http.unwrap_or_default());
-    let through = passes_through(Some(&policy)) || known.resolution == Resolution::None;
-    let protocol = protocol(table, port, &http);
+    let through = rule::passes_through(Some(&policy)) || known.resolution == Resolution::None;
+    let protocol = protocol(table, port, &pool.http.clone().unwrap_or_default());
     let outlier = policy.outlier.as_ref();
-    Some(Cluster {
-        alt_stat_name: None,
+    let cluster = Cluster {
         discovery: discovery(view, name, &target, port, rule.as_ref(), subset, through),
         lb: balancer(&policy, through),
         lb_common: LbCommon {
@@ -206,10 +61,41 @@ pub(super) fn outbound(
             subset_keys: Vec::new(),
             close_on_host_set_change: false,
         },
-        connect_timeout: tcp.connect_timeout.unwrap_or(table.connect_timeout),
-        breakers: breakers(table, &tcp, &http, policy.retry_budget.as_ref()),
         outlier: outlier.map(|outlier| detection(table, outlier)),
         transport: transport(view, &target, port, subset, &policy, &protocol),
+        service: Some(Arc::new(ServiceRef {
+            host: known.host.clone(),
+            name: known.name.as_str().into(),
+            namespace: known.namespace.as_str().into(),
+        })),
+        resource: rule.map(|rule| rule.resource),
+        ..base(view, name.clone(), protocol)
+    };
+    Some(limited(table, &pool, policy.retry_budget.as_ref(), cluster))
+}
+
+/// A cluster under a `connectionPool`.
+pub(super) fn limited(
+    table: &Table,
+    pool: &ConnectionPool,
+    budget: Option<&RetryBudget>,
+    cluster: Cluster,
+) -> Cluster {
+    let tcp = pool.tcp.clone().unwrap_or_default();
+    let http = pool.http.clone().unwrap_or_default();
+    let defaults = &table.thresholds;
+    Cluster {
+        connect_timeout: tcp.connect_timeout.unwrap_or(table.connect_timeout),
+        breakers: Breakers {
+            default: Thresholds {
+                max_connections: count(tcp.max_connections).unwrap_or(defaults.max_connections),
+                max_pending: count(http.http1_max_pending_requests).unwrap_or(defaults.max_pending),
+                max_requests: count(http.http2_max_requests).unwrap_or(defaults.max_requests),
+                max_retries: count(http.max_retries).unwrap_or(defaults.max_retries),
+                retry_budget: budget.map(retry_budget),
+            },
+            high: defaults.clone(),
+        },
         idle_timeout: match http.idle_timeout.or(tcp.idle_timeout) {
             Some(Duration::ZERO) => None,
             Some(timeout) => Some(timeout),
@@ -222,14 +108,17 @@ pub(super) fn outbound(
             time: keepalive.time,
             interval: keepalive.interval,
         }),
-        service: Some(Arc::new(ServiceRef {
-            host: known.host.clone(),
-            name: known.name.as_str().into(),
-            namespace: known.namespace.as_str().into(),
-        })),
-        resource: rule.map(|rule| rule.resource),
-        ..base(view, name.clone(), protocol)
-    })
+        ..cluster
+    }
+}
+
+fn retry_budget(budget: &RetryBudget) -> ripstop_model::snapshot::cluster::RetryBudget {
+    ripstop_model::snapshot::cluster::RetryBudget {
+        percent: budget.percent.unwrap_or(istio::RETRY_BUDGET.percent),
+        min_concurrency: budget
+            .min_retry_concurrency
+            .unwrap_or(istio::RETRY_BUDGET.min_concurrency),
+    }
 }
 
 /// What is the same for every cluster.
@@ -440,31 +329,6 @@ fn count(value: Option<i32>) -> Option<u32> {
         .filter(|value| *value > 0)
 }
 
-fn breakers(
-    table: &Table,
-    tcp: &TcpPool,
-    http: &ripstop_model::intent::destination_rule::HttpPool,
-    budget: Option<&RetryBudget>,
-) -> Breakers {
-    let defaults = &table.thresholds;
-    let default = Thresholds {
-        max_connections: count(tcp.max_connections).unwrap_or(defaults.max_connections),
-        max_pending: count(http.http1_max_pending_requests).unwrap_or(defaults.max_pending),
-        max_requests: count(http.http2_max_requests).unwrap_or(defaults.max_requests),
-        max_retries: count(http.max_retries).unwrap_or(defaults.max_retries),
-        retry_budget: budget.map(|budget| ripstop_model::snapshot::cluster::RetryBudget {
-            percent: budget.percent.unwrap_or(istio::RETRY_BUDGET.percent),
-            min_concurrency: budget
-                .min_retry_concurrency
-                .unwrap_or(istio::RETRY_BUDGET.min_concurrency),
-        }),
-    };
-    Breakers {
-        default,
-        high: defaults.clone(),
-    }
-}
-
 fn detection(table: &Table, outlier: &OutlierDetection) -> Outlier {
     let on = |threshold: u32| Some(threshold).filter(|threshold| *threshold > 0);
     let split = outlier.split_external_local_origin_errors.unwrap_or(false);
@@ -495,11 +359,7 @@ fn detection(table: &Table, outlier: &OutlierDetection) -> Outlier {
     }
 }
 
-fn protocol(
-    table: &Table,
-    port: &Port,
-    http: &ripstop_model::intent::destination_rule::HttpPool,
-) -> Protocol {
+fn protocol(table: &Table, port: &Port, http: &HttpPool) -> Protocol {
     let http2 = Http2 {
         max_concurrent_streams: count(http.max_concurrent_streams)
             .unwrap_or(envoy::HTTP2.max_concurrent_streams),

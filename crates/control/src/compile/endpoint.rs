@@ -14,7 +14,7 @@ use ripstop_model::snapshot::endpoint::{
 };
 
 use super::service::Target;
-use super::{cluster, identity};
+use super::{cluster, identity, rule};
 use crate::api::message::Readiness;
 use crate::registry::{Member, Present};
 use crate::view::{self, Known, View};
@@ -25,10 +25,10 @@ pub(super) fn of_cluster(view: &View<'_>, name: &Name) -> Option<Endpoints> {
     let target = Target::named(view, host)?;
     let known = target.known;
     let port = known.service.port(number)?;
-    if known.resolution != Resolution::Static {
+    if known.resolution != Resolution::Static || !view.reaches(known, number) {
         return None;
     }
-    let rule = cluster::rule(view, known);
+    let rule = rule::rule(view, known);
     let labels = match subset {
         "" => None,
         subset => Some(rule.as_ref()?.subset_labels(subset)?),

@@ -5,7 +5,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use ripstop_model::intent::destination_rule::ConnectionPool;
 use ripstop_model::intent::registry::Port;
 use ripstop_model::protocol::Protocol as AppProtocol;
 use ripstop_model::snapshot::Name;
@@ -22,7 +24,7 @@ use ripstop_model::snapshot::tls::DownstreamTls;
 use super::identity::Mode;
 use super::policy::{self, Place};
 use super::service::{PLAIN_HTTP, quiet};
-use super::{BLACK_HOLE, INBOUND_PASSTHROUGH, cluster, http, identity, route, service};
+use super::{BLACK_HOLE, INBOUND_PASSTHROUGH, cluster, http, identity, route, rule, service};
 use crate::api::message::InboundKind;
 use crate::registry::Member;
 use crate::view::{View, Wanted};
@@ -297,13 +299,28 @@ impl Side<'_, '_> {
         identity::downstream(self.view, alpn)
     }
 
+    /// The `connectionPool` in force toward the application.
+    fn pool(&self, target: u16) -> ConnectionPool {
+        let service = self.member.service.as_deref();
+        let known = service.and_then(|host| self.view.mesh.service(host));
+        let ports = known.map_or(&[][..], |known| known.ports.as_slice());
+        let port = ports.iter().find(|port| port.target == target);
+        let number = port.map_or(target, |port| port.number);
+        rule::inbound_pool(self.view, known.map(|known| &**known), number)
+    }
+
     fn tcp(&self, cluster: Name, target: Option<u16>) -> TcpProxy {
         let settings = &self.view.mesh.settings;
+        let pool = target.and_then(|target| self.pool(target).tcp);
         TcpProxy {
             stat_prefix: stat_prefix(target),
             clusters: Split::One(cluster),
-            idle_timeout: settings.table().idle_timeout,
-            max_connection_duration: None,
+            idle_timeout: match pool.as_ref().and_then(|pool| pool.idle_timeout) {
+                Some(Duration::ZERO) => None,
+                Some(timeout) => Some(timeout),
+                None => settings.table().idle_timeout,
+            },
+            max_connection_duration: pool.and_then(|pool| pool.max_connection_duration),
             // Several addresses of the application are tried inside one attempt.
             max_connect_attempts: 1,
             hash_source_ip: false,
@@ -389,7 +406,13 @@ pub(super) fn upstream(view: &View<'_>, name: &Name) -> Option<Cluster> {
         .as_deref()
         .and_then(|host| view.mesh.service(host));
     let static_only = view.client.stock && !view.client.captured;
-    Some(Cluster {
+    let pool = side.pool(target);
+    let client_protocol = pool.http.as_ref().and_then(|http| http.use_client_protocol);
+    let protocol = match client_protocol {
+        Some(true) => cluster::downstream(table),
+        Some(false) | None => protocol,
+    };
+    let cluster = Cluster {
         discovery: if static_only {
             let address = ripstop_model::snapshot::endpoint::Target::Socket(loopback);
             Discovery::Static(Arc::new(cluster::one(name.clone(), address)))
@@ -412,5 +435,6 @@ pub(super) fn upstream(view: &View<'_>, name: &Name) -> Option<Cluster> {
             })
         }),
         ..cluster::base(view, name.clone(), protocol)
-    })
+    };
+    Some(cluster::limited(table, &pool, None, cluster))
 }

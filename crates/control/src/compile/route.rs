@@ -32,7 +32,10 @@ mod matching;
 pub(super) fn config(view: &View<'_>, name: &Name, number: u16, host: &str) -> Option<RouteConfig> {
     let target = Target::named(view, host)?;
     let port = target.port(number)?;
-    if port.protocol.is_opaque() || port.protocol.is_tls() {
+    if port.protocol.is_opaque()
+        || port.protocol.is_tls()
+        || !view.reaches(target.known, port.number)
+    {
         return None;
     }
     let mut taken = BTreeSet::new();
@@ -44,6 +47,7 @@ pub(super) fn config(view: &View<'_>, name: &Name, number: u16, host: &str) -> O
                 workload: None,
             };
             if let Some(port) = known.service.port(number)
+                && view.reaches(known, number)
                 && *known.host != *host
                 && !port.protocol.is_opaque()
                 && !port.protocol.is_tls()
@@ -51,6 +55,9 @@ pub(super) fn config(view: &View<'_>, name: &Name, number: u16, host: &str) -> O
                 hosts.push(virtual_host(view, &other, port, &mut taken));
             }
         }
+    }
+    if number == UNREGISTERED {
+        hosts.extend(unregistered(view, &mut taken));
     }
     // Last, so that no other host's name is taken from it.
     if let Some(first) = hosts.first_mut() {
@@ -68,6 +75,22 @@ pub(super) fn config(view: &View<'_>, name: &Name, number: u16, host: &str) -> O
     })
 }
 
+/// Where Istio routes hosts that no service has.
+const UNREGISTERED: u16 = 80;
+
+/// Hosts that only a VirtualService knows: its routes take the requests for them that are sent to any address of the mesh.
+fn unregistered(view: &View<'_>, taken: &mut BTreeSet<String>) -> Vec<VirtualHost> {
+    let hosts = view.mesh.unregistered().into_iter();
+    hosts
+        .filter_map(|host| {
+            let routes = ruled(view, &host, UNREGISTERED)?;
+            let mut domains = spellings(&host, &view.client.namespace);
+            domains.retain(|domain| taken.insert(domain.clone()));
+            Some(served(route_name(UNREGISTERED, &host), domains, routes))
+        })
+        .collect()
+}
+
 /// `taken`: domains of earlier virtual hosts, which a table may hold only once.
 fn virtual_host(
     view: &View<'_>,
@@ -82,13 +105,16 @@ fn virtual_host(
         IpAddr::V6(v6) => format!("[{v6}]"),
     }));
     domains.retain(|domain| taken.insert(domain.clone()));
+    let routes = ruled(view, &target.known.host, port.number)
+        .unwrap_or_else(|| vec![follow(view, target, port)]);
+    served(route_name(port.number, &host), domains, routes)
+}
+
+fn served(name: Name, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
     VirtualHost {
-        name: route_name(port.number, &host),
+        name,
         domains,
-        routes: routes(view, target, port)
-            .into_iter()
-            .map(Arc::new)
-            .collect(),
+        routes: routes.into_iter().map(Arc::new).collect(),
         headers: Default::default(),
         require_tls: Default::default(),
         retry: None,
@@ -107,7 +133,7 @@ pub(super) fn rules<'a>(view: &View<'a>, host: &str) -> Vec<&'a Arc<Declared<Vir
         return found;
     }
     for rule in &view.mesh.virtual_services {
-        if !rule.spec.in_mesh() || !view.visible(&rule.namespace, &rule.spec.export_to) {
+        if !view.follows(rule) {
             continue;
         }
         let length = rule
@@ -136,30 +162,27 @@ pub(super) fn rules<'a>(view: &View<'a>, host: &str) -> Vec<&'a Arc<Declared<Vir
     found
 }
 
-fn routes(view: &View<'_>, target: &Target<'_>, port: &Port) -> Vec<Route> {
-    if let Some(resource) = view.mesh.closed(&target.known.host) {
-        return vec![refuse(resource)];
+/// The routes that VirtualServices give a host; `None`: no rule is about it.
+fn ruled(view: &View<'_>, host: &str, port: u16) -> Option<Vec<Route>> {
+    if let Some(resource) = view.mesh.closed(host) {
+        return Some(vec![refuse(resource)]);
     }
-    let rules = rules(view, &target.known.host);
     let mut routes = Vec::new();
     let mut ruled = false;
-    for rule in rules {
+    for rule in rules(view, host) {
         for (index, http) in rule.spec.http.iter().enumerate() {
             ruled = true;
             let part = format!("http[{index}]");
             let context = Context {
                 view,
                 namespace: &rule.namespace,
-                port: port.number,
+                port,
                 resource: rule.resource("VirtualService", part),
             };
             context.http(http, &mut routes);
         }
     }
-    if !ruled {
-        routes.push(follow(view, target, port));
-    }
-    routes
+    ruled.then_some(routes)
 }
 
 /// A host whose rules could never be read: better nothing than something else than was meant.

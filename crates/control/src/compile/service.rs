@@ -13,7 +13,7 @@ use ripstop_model::snapshot::listener::{
 use ripstop_model::snapshot::route::Split;
 use ripstop_model::snapshot::{Name, Resource};
 
-use super::{BLACK_HOLE, PASSTHROUGH, cluster, http, route};
+use super::{BLACK_HOLE, PASSTHROUGH, http, route, rule};
 use crate::address;
 use crate::registry::Present;
 use crate::view::{Known, View, Wanted, cluster_name, route_name};
@@ -103,13 +103,12 @@ pub(super) fn host(view: &View<'_>, name: &str) -> Option<HostRecord> {
         .filter(|present| headless && present.takes_traffic())
         .flat_map(|present| present.member.addresses.visible())
         .collect();
-    let mut ports: Vec<HostPort> = known
-        .ports
-        .iter()
+    let mut ports: Vec<HostPort> = view
+        .ports(known)
         .map(|port| host_port(port, port.number))
         .collect();
     if target.workload.is_some() {
-        for port in &known.ports {
+        for port in view.ports(known) {
             if !ports.iter().any(|listed| listed.number == port.target) {
                 ports.push(host_port(port, port.target));
             }
@@ -141,6 +140,9 @@ pub(super) fn outbound(
 ) -> Option<Listener> {
     let target = Target::at(view, address)?;
     let port = target.port(number)?;
+    if !view.reaches(target.known, port.number) {
+        return None;
+    }
     let mut inspect = quiet();
     let mut chains = Vec::new();
     let mut default_chain = None;
@@ -252,7 +254,7 @@ pub(super) fn tcp_proxy(
     resource: Option<Resource>,
 ) -> TcpProxy {
     let table = view.mesh.settings.table();
-    let pool = cluster::tcp_pool(view, host, port);
+    let pool = rule::tcp_pool(view, host, port);
     TcpProxy {
         stat_prefix: match &clusters {
             Split::One(name) => name.to_string(),
@@ -301,7 +303,7 @@ pub(super) fn names(view: &View<'_>, known: &Known, wanted: &mut Wanted) {
     }
     for target in targets {
         let host = target.host();
-        for port in &known.ports {
+        for port in view.ports(known) {
             for address in target.addresses() {
                 let socket = SocketAddr::new(address, port.number);
                 wanted
@@ -312,12 +314,12 @@ pub(super) fn names(view: &View<'_>, known: &Known, wanted: &mut Wanted) {
                 wanted.routes.insert(route_name(port.number, &host));
             }
             let subsets = match target.workload {
-                None => cluster::subsets(view, &known.host),
+                None => rule::subsets(view, &known.host),
                 Some(_) => Vec::new(),
             };
             for subset in std::iter::once(String::new()).chain(subsets) {
                 let name = cluster_name(port.number, &subset, &host);
-                if cluster::uses_eds(view, known, port.number, &subset) {
+                if rule::uses_eds(view, known, port.number, &subset) {
                     wanted.endpoints.insert(name.clone());
                 }
                 wanted.clusters.insert(name);
@@ -329,7 +331,7 @@ pub(super) fn names(view: &View<'_>, known: &Known, wanted: &mut Wanted) {
 /// Where a captured stock Envoy takes every outbound connection and hands it to the listener of its destination.
 pub(super) fn virtual_outbound(view: &View<'_>) -> Listener {
     let settings = &view.mesh.settings;
-    let nowhere = if settings.allow_any {
+    let nowhere = if view.allows_any() {
         PASSTHROUGH
     } else {
         BLACK_HOLE

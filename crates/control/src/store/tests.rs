@@ -90,24 +90,20 @@ fn a_source_that_fails_keeps_what_it_said() {
 #[test]
 fn resources_over_the_api_are_put_listed_and_deleted() {
     let mut store = Store::default();
-    let (documents, diagnostics) = Store::check(&format!("{SERVICE}---\n{ROUTE}"));
+    let (documents, diagnostics) = store.check(&format!("{SERVICE}---\n{ROUTE}"));
     assert_eq!(
         (documents.len(), diagnostics.len()),
         (2, 0),
         "{diagnostics:?}"
     );
     for (key, text) in &documents {
-        assert!(
-            store.put(key, text.clone()),
-            "{text}\n{:?}",
-            Store::check(text).1
-        );
+        assert!(store.put(key, text.clone()), "{text}");
     }
     let listed = store.list(Some(Kind::VirtualService), Some("default"), Some("api"));
     assert_eq!(listed[0].origin, "api");
     assert!(listed[0].text.contains("timeout: 2s"), "{}", listed[0].text);
     assert_eq!(
-        Store::check(&listed[0].text).0.len(),
+        store.check(&listed[0].text).0.len(),
         1,
         "what is listed can be applied again"
     );
@@ -129,9 +125,89 @@ items:
   metadata: {name: api}
   spec: {hosts: [api.example.com], ports: [{number: 80, name: \"http\"}], resolution: DNS}
 ";
-    let (documents, diagnostics) = Store::check(list);
-    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     let mut store = Store::default();
+    let (documents, diagnostics) = store.check(list);
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     let (key, text) = documents.into_iter().next().unwrap();
     assert!(store.put(&key, text.clone()), "{text}");
+}
+
+#[test]
+fn what_is_applied_is_judged_among_what_there_is() {
+    let mut store = Store::default();
+    let rule = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: api}
+spec: {host: api.example.com, subsets: [{name: v1, labels: {version: v1}}]}
+";
+    let to_subset = ROUTE.replace("api.example.com}}", "api.example.com, subset: v1}}");
+    let said = |store: &Store| {
+        let said = store.check(&to_subset).1;
+        said.iter().map(|d| d.code).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&store), [Code::UnknownSubset]);
+    store.change(listing(&[("a.yaml", SERVICE), ("b.yaml", rule)]));
+    assert_eq!(said(&store), []);
+    // Another route for the same host yields, and says to whom.
+    store.change(listing(&[
+        ("a.yaml", SERVICE),
+        ("b.yaml", rule),
+        ("c.yaml", ROUTE),
+    ]));
+    let second = to_subset.replace("name: api}", "name: later}");
+    let said = store.check(&second).1;
+    assert_eq!(said[0].code, Code::Conflict, "{said:?}");
+    assert!(said[0].message.contains("VirtualService default/api"));
+    // Its own earlier version is no rival.
+    assert!(store.check(ROUTE).1.is_empty());
+}
+
+/// What a control plane that starts anew knows of the one before.
+fn restarted(store: &Store) -> Store {
+    let memories: Vec<Memory> = store
+        .from_sources()
+        .filter_map(|object| store.memory(object))
+        .collect();
+    Store::new([], memories)
+}
+
+#[test]
+fn the_last_good_version_survives_a_restart() {
+    let mut store = Store::default();
+    let other = format!("# two\n---\n{ROUTE}");
+    store.change(listing(&[("a.yaml", SERVICE), ("b.yaml", &other)]));
+    let good = store.configuration().objects;
+    // The folder is not there: what it said stays in force.
+    let mut store = restarted(&store);
+    assert_eq!(store.configuration().objects, good);
+    store.change(Change::Failed {
+        source: "config".into(),
+        error: "gone".into(),
+    });
+    assert_eq!(store.configuration().objects, good);
+    assert_eq!(
+        store.configuration().objects[0].origin.line,
+        good[0].origin.line
+    );
+    // It is back, with a bad edit.
+    let bad = other.replace("timeout", "timeoot");
+    store.change(listing(&[("a.yaml", SERVICE), ("b.yaml", &bad)]));
+    assert_eq!(store.configuration().objects, good);
+    assert!(store.configuration().closed.is_empty());
+    let status = store.resources();
+    let route = status.iter().find(|r| r.resource.starts_with("Virtual"));
+    assert!(route.is_some_and(|route| route.last_good));
+    // And again without the route: what its source does not name is gone.
+    store.change(listing(&[("a.yaml", SERVICE)]));
+    assert_eq!(names(&store), ["ServiceEntry/default/api"]);
+}
+
+#[test]
+fn a_source_that_is_no_longer_configured_is_not_remembered() {
+    let mut store = Store::default();
+    store.change(listing(&[("a.yaml", SERVICE)]));
+    let mut store = restarted(&store);
+    assert_eq!(names(&store).len(), 1);
+    assert!(store.keep_sources(&BTreeSet::from(["elsewhere".into()])));
+    assert!(names(&store).is_empty());
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::selection::PortSelector;
+use super::selection::{PortSelector, WorkloadSelector};
 use crate::schema::{record, token};
 
 record! {
@@ -12,8 +12,9 @@ record! {
         traffic_policy: Option<TrafficPolicy>,
         subsets: Vec<Subset>,
         export_to: Vec<String>,
+        /// Clients of the rule's own namespace; unset is every client.
+        workload_selector: Option<WorkloadSelector>,
     }
-    refused { "workloadSelector": "leave it out to apply the rule to every client of the host: a rule for some clients would reach all of them" }
 }
 
 record! {

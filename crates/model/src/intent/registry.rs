@@ -138,6 +138,7 @@ pub fn services<'o>(objects: impl IntoIterator<Item = &'o Object>) -> Vec<Servic
             Spec::ServiceEntry(entry) => services.extend(Service::of_entry(entry, object)),
             Spec::VirtualService(_)
             | Spec::DestinationRule(_)
+            | Spec::Sidecar(_)
             | Spec::PeerAuthentication(_)
             | Spec::AuthorizationPolicy(_) => {}
         }

@@ -67,6 +67,11 @@ record! {
 }
 
 impl WorkloadSelector {
+    /// `{}` selects what no selector at all does.
+    pub fn is_empty(&self) -> bool {
+        self.match_labels.is_empty()
+    }
+
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels
             .iter()

@@ -305,6 +305,18 @@ record! {
 }
 
 impl VirtualService {
+    /// Where its routes lead, mirrors included.
+    pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        let http = self.http.iter().flat_map(|http| {
+            let routes = http.route.iter().map(|to| &to.destination);
+            let mirrors = http.mirrors.iter().map(|to| &to.destination);
+            routes.chain(&http.mirror).chain(mirrors)
+        });
+        let tls = self.tls.iter().flat_map(|tls| &tls.route);
+        let tcp = self.tcp.iter().flat_map(|tcp| &tcp.route);
+        http.chain(tls.chain(tcp).map(|to| &to.destination))
+    }
+
     /// Whether sidecars follow it at all.
     pub fn in_mesh(&self) -> bool {
         in_mesh(&self.gateways)

@@ -30,6 +30,9 @@ pub(super) fn check(on: &mut Checker<'_>, spec: &DestinationRule) {
         }
     }
     on.export_to(&root.field("exportTo"), &spec.export_to);
+    if let Some(selector) = &spec.workload_selector {
+        on.selector(&root.field("workloadSelector"), selector);
+    }
     let service = on.world.service(&full);
     if let Some(policy) = &spec.traffic_policy {
         traffic(on, &root.field("trafficPolicy"), policy, service);
@@ -169,7 +172,7 @@ fn traffic(on: &mut Checker<'_>, at: &Path<'_>, policy: &TrafficPolicy, service:
     }
 }
 
-fn pool(on: &mut Checker<'_>, at: &Path<'_>, pool: Option<&ConnectionPool>) {
+pub(super) fn pool(on: &mut Checker<'_>, at: &Path<'_>, pool: Option<&ConnectionPool>) {
     let Some(pool) = pool else { return };
     if let Some(tcp) = &pool.tcp {
         let at = at.field("tcp");

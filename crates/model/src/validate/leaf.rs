@@ -265,7 +265,11 @@ impl Checker<'_> {
 
     /// Labels that select workloads: exact values only, and at least one workload.
     pub(super) fn selector(&mut self, at: &Path<'_>, selector: &WorkloadSelector) {
-        let labels = at.field("matchLabels");
+        self.labels(&at.field("matchLabels"), selector);
+    }
+
+    /// The same, where the labels stand at `labels`.
+    pub(super) fn labels(&mut self, labels: &Path<'_>, selector: &WorkloadSelector) {
         for (key, value) in &selector.match_labels {
             if key.is_empty() || key.contains('*') || value.contains('*') {
                 self.error(
@@ -287,7 +291,7 @@ impl Checker<'_> {
             let namespace = self.namespace();
             self.warning(
                 Code::NoWorkload,
-                &labels,
+                labels,
                 format!("no workload in namespace `{namespace}` has these labels"),
             )
             .help(

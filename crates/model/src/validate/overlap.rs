@@ -5,6 +5,7 @@
 //! | VirtualServices of one host | routes are merged, the winner's first |
 //! | DestinationRules of one host in one namespace | subsets are merged; of two with one name, and of two policies, the winner's counts |
 //! | PeerAuthentications of one scope | the winner's counts |
+//! | Sidecars of one scope | the winner's counts |
 //! | ServiceEntries of one host, or one host of the mesh file | the winner's counts |
 //! | Meshes | services are merged, the winner's settings count |
 
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use super::{Conflict, Verdict, World};
 use crate::diagnostic::Code;
 use crate::intent::registry::qualify;
+use crate::intent::selection::WorkloadSelector;
 use crate::intent::{Object, Spec};
 use crate::schema::{Path, Sink};
 
@@ -41,11 +43,22 @@ pub(super) fn check(world: &World<'_>, verdict: &mut Verdict) {
 enum Claim {
     Mesh,
     Routes(String),
-    Subset(String, String, String),
-    Policy(String, String),
-    Mtls(String, Vec<(String, String)>),
+    Subset(String, String, Labels, String),
+    Policy(String, String, Labels),
+    Mtls(String, Labels),
+    Scope(String, Labels),
     Host(String),
     HostPort(String, u16),
+}
+
+/// Of a selector; empty selects everything.
+type Labels = Vec<(String, String)>;
+
+fn labels(selector: Option<&WorkloadSelector>) -> Labels {
+    selector
+        .iter()
+        .flat_map(|selector| selector.match_labels.clone())
+        .collect()
 }
 
 struct Seen<'v, 'o> {
@@ -86,10 +99,11 @@ fn claims<'o>(object: &'o Object, seen: &mut Seen<'_, 'o>, world: &World<'o>) {
         Spec::VirtualService(_) => {}
         Spec::DestinationRule(rule) => {
             let host = qualify(&rule.host, namespace);
+            let clients = labels(rule.workload_selector.as_ref());
             if rule.traffic_policy.is_some() {
                 seen.claim(
                     object,
-                    Claim::Policy(namespace.clone(), host.clone()),
+                    Claim::Policy(namespace.clone(), host.clone(), clients.clone()),
                     &format!("host {host}; its trafficPolicy counts, this one does not"),
                     &spec.field("trafficPolicy"),
                     "",
@@ -100,7 +114,12 @@ fn claims<'o>(object: &'o Object, seen: &mut Seen<'_, 'o>, world: &World<'o>) {
                 let at = list.index(index);
                 seen.claim(
                     object,
-                    Claim::Subset(namespace.clone(), host.clone(), subset.name.clone()),
+                    Claim::Subset(
+                        namespace.clone(),
+                        host.clone(),
+                        clients.clone(),
+                        subset.name.clone(),
+                    ),
                     &format!(
                         "subset {} of host {host}; it counts, this one does not",
                         subset.name
@@ -111,23 +130,34 @@ fn claims<'o>(object: &'o Object, seen: &mut Seen<'_, 'o>, world: &World<'o>) {
             }
         }
         Spec::PeerAuthentication(policy) => {
-            let labels: Vec<(String, String)> = policy
-                .selector
-                .iter()
-                .flat_map(|selector| selector.match_labels.clone())
-                .collect();
+            let labels = labels(policy.selector.as_ref());
             if !labels.is_empty() && *namespace == world.root_namespace {
                 return;
             }
-            let scope = if labels.is_empty() {
-                format!("namespace {namespace}")
-            } else {
-                "the same workloads".to_owned()
-            };
             seen.claim(
                 object,
-                Claim::Mtls(namespace.clone(), labels),
-                &format!("{scope}; it counts, this one does not"),
+                Claim::Mtls(namespace.clone(), labels.clone()),
+                &format!(
+                    "{}; it counts, this one does not",
+                    scope(namespace, &labels)
+                ),
+                &spec,
+                "",
+            );
+        }
+        Spec::Sidecar(sidecar) => {
+            let labels: Labels = sidecar
+                .workload_selector
+                .iter()
+                .flat_map(|selector| selector.labels.clone())
+                .collect();
+            seen.claim(
+                object,
+                Claim::Scope(namespace.clone(), labels.clone()),
+                &format!(
+                    "{}; it counts, this one does not",
+                    scope(namespace, &labels)
+                ),
                 &spec,
                 "",
             );
@@ -149,6 +179,14 @@ fn claims<'o>(object: &'o Object, seen: &mut Seen<'_, 'o>, world: &World<'o>) {
         }
         // Policies add up: there is no overlap to resolve.
         Spec::AuthorizationPolicy(_) => {}
+    }
+}
+
+fn scope(namespace: &str, labels: &Labels) -> String {
+    if labels.is_empty() {
+        format!("namespace {namespace}")
+    } else {
+        "the same workloads".to_owned()
     }
 }
 

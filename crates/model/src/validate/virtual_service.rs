@@ -90,7 +90,7 @@ fn hosts(on: &mut Checker<'_>, root: &Path<'_>, spec: &VirtualService) {
                 Severity::Warning,
                 &at,
                 host,
-                "until there is one, nobody follows these rules",
+                "until there is one, only requests for it that are sent to port 80 of a service of the mesh follow these rules",
             );
         }
     }

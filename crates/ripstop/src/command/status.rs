@@ -10,7 +10,7 @@ use crate::table;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exits with 1 if a resource or a source is not accepted or a proxy refuses something."
+    after_help = "Exits with 1 if a resource or a source is not accepted, or a proxy refuses something or has not accepted it for 10 s."
 )]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -43,6 +43,10 @@ impl Options {
 fn healthy(status: &Status) -> bool {
     status.resources.iter().all(|resource| resource.accepted)
         && status.sources.iter().all(|source| source.error.is_none())
+        && status
+            .resources
+            .iter()
+            .all(|resource| resource.pending.is_empty())
         && status.proxies.iter().all(|proxy| proxy.rejected.is_empty())
 }
 
@@ -70,6 +74,12 @@ fn text(status: &Status) -> String {
                 .map(|c| format!("yields to {} about {}", c.winner, c.about)),
         );
         notes.extend(resource.rejected.iter().map(refusal));
+        notes.extend(resource.pending.iter().map(|p| {
+            format!(
+                "not programmed at {} for {} s: it {}",
+                p.proxy, p.seconds, p.reason
+            )
+        }));
         text.extend(
             notes
                 .into_iter()

@@ -6,7 +6,7 @@ use base64::Engine;
 use ripstop_model::defaults::istio;
 use ripstop_model::intent::selection::Percent;
 use ripstop_model::intent::virtual_service::{
-    CorsPolicy, HeaderOperations, Headers, HttpFaultInjection, HttpRedirect, HttpRoute,
+    CorsPolicy, DerivePort, HeaderOperations, Headers, HttpFaultInjection, HttpRedirect, HttpRoute,
     UnmatchedPreflights,
 };
 use ripstop_model::snapshot::Fraction;
@@ -43,7 +43,7 @@ pub(super) fn compile(
         authz: Vec::new(),
     };
     let action = if let Some(to) = &http.redirect {
-        redirect(to)?
+        redirect(to, context.port)?
     } else if let Some(answer) = &http.direct_response {
         let body = answer.body.as_ref();
         let text = body.and_then(|body| body.string.clone());
@@ -141,12 +141,17 @@ fn mirrors(context: &Context<'_, '_>, http: &HttpRoute) -> Vec<Mirror> {
 }
 
 /// A path that a prefix match can replace only in part is left to the prefix; Istio drops redirect codes it does not know.
-fn redirect(to: &HttpRedirect) -> Option<Action> {
+fn redirect(to: &HttpRedirect, listening: u16) -> Option<Action> {
     let status = to.redirect_code.unwrap_or(istio::REDIRECT_CODE);
     if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         return None;
     }
-    let port = to.port.filter(|port| {
+    // These routes serve one port, so the port of the request is known here; the protocol's own is what no port means.
+    let port = match to.derive_port {
+        Some(DerivePort::FromRequestPort) => Some(listening),
+        Some(DerivePort::FromProtocolDefault) | None => to.port,
+    };
+    let port = port.filter(|port| {
         !matches!(
             (to.scheme.as_deref(), port),
             (Some("http"), 80) | (Some("https"), 443)

@@ -13,6 +13,7 @@ pub(super) fn compile(matching: &HttpMatch) -> Option<RouteMatch> {
         None | Some(Typed::Present) => PathMatch::Prefix("/".to_owned()),
         Some(Typed::Exact(path)) => PathMatch::Exact(path.clone()),
         Some(Typed::Prefix(path)) => PathMatch::Prefix(path.clone()),
+        Some(Typed::Regex(regex)) if regex == "*" => PathMatch::Prefix("/".to_owned()),
         Some(Typed::Regex(regex)) => PathMatch::Regex(Pattern::new(regex).ok()?),
     };
     let mut headers = Vec::new();
