@@ -134,6 +134,25 @@ fn events_follow_the_mesh_and_end_with_it() {
 }
 
 #[test]
+fn a_control_plane_by_itself_has_one_without_traffic() {
+    let bench = Bench::new(callers()[0], MESH);
+    let mut words = vec!["control", "--config", "mesh.yaml", "--state", "alone"];
+    for option in ["--xds", "--xds-tls", "--monitoring", "--dashboard"] {
+        words.extend([option, "127.0.0.1:0"]);
+    }
+    let mut control = bench.spawn(&words);
+    let line = control.line_with("dashboard is up", PATIENCE);
+    let (_, at) = line.split_once("http://").expect("a URL");
+    let (at, _) = at.split_once('/').expect("its end");
+    let at = at.parse().expect("an address");
+    let mesh = part(at, "mesh");
+    assert_eq!(mesh["name"], "alone");
+    assert_eq!(mesh["measured"], false);
+    assert_eq!(items(&part(at, "services")).len(), 2);
+    assert!(control.terminate(PATIENCE).success());
+}
+
+#[test]
 fn strangers_learn_nothing() {
     let bench = Bench::new(callers()[0], MESH);
     let (mut mesh, at) = up(&bench);
