@@ -118,10 +118,10 @@ fn events_follow_the_mesh_and_end_with_it() {
         flowing(&next("requestsPerSecond"))
     });
     bench.write(
-        "broken.yaml",
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: odd}\nspec:\n  hosts: [hello]\n  http: [{name: '<b>', route: [{destination: {host: nowhere}}]}]\n",
+        "odd.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: odd}\nspec:\n  hosts: [hello]\n  http: [{name: '<b>', route: [{destination: {host: hello}}]}]\n",
     );
-    assert!(bench.run(&["apply", "broken.yaml"]).status.success());
+    assert!(bench.run(&["apply", "odd.yaml"]).status.success());
     let resources = next("VirtualService/default/odd");
     assert!(
         items(&resources)
