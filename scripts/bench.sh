@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # `make bench`: builds the release binary, measures, and prints. It asserts nothing.
+#
+#   scripts/bench.sh [binary] [http] [connect] [memory]    some sections only
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -8,4 +10,4 @@ cd "$(dirname "$0")/.."
 scripts/prerequisites.sh bench
 say "building the release binary (fat LTO: some minutes)"
 cargo build --release --package ripstop
-exec cargo xtask bench
+exec cargo xtask bench "$@"

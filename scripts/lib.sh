@@ -37,8 +37,8 @@ install_packages() {
   fi
   local status=0 log
   log=$(mktemp)
-  { "${as_root[@]}" apt-get update -qq &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >"$log" 2>&1 || status=$?
+  { "${as_root[@]}" apt-get update -qq -o DPkg::Lock::Timeout=120 &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=120 --no-install-recommends "$@"; } >"$log" 2>&1 || status=$?
   [ $placed = no ] || "${as_root[@]}" rm -f $policy
   if [ $status -ne 0 ]; then
     tail -n 20 "$log" >&2

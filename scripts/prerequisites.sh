@@ -28,7 +28,7 @@ tests=(
 case $want in
   demo) rows=("${build[@]}" "${capture[@]}" "${demo[@]}") ;;
   test) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}") ;;
-  bench) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}" wrk:wrk taskset:util-linux) ;;
+  bench) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}" wrk:wrk haproxy:haproxy taskset:util-linux) ;;
   *) die "usage: scripts/prerequisites.sh demo|test|bench" ;;
 esac
 

@@ -7,14 +7,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: cargo xtask tidy     check the crate edges and the invariants of ARCHITECTURE.md
-       cargo xtask bench    measure target/release/ripstop (or RIPSTOP_BIN) beside Envoy and nginx";
+usage: cargo xtask tidy                check the crate edges and the invariants of ARCHITECTURE.md
+       cargo xtask bench [SECTION…]    measure target/release/ripstop (or RIPSTOP_BIN) beside its peers: binary, http,
+                                       connect, memory";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy::run(root()?),
-        ["bench"] => bench::run(root()?),
+        ["bench", ref sections @ ..] => bench::run(root()?, sections),
+        ["bench-peer", ref arguments @ ..] => bench::peer(arguments),
         _ => {
             eprintln!("{USAGE}");
             Ok(ExitCode::from(2))
