@@ -7,8 +7,8 @@ use serde::Serialize;
 
 /// The longest text that is shown, in characters. Names and errors come from files and from peers.
 const MAX_TEXT: usize = 2000;
-/// The most notes, and the most proxies that wait, that one thing has.
-pub const MAX_NOTES: usize = 50;
+/// The most notes that one thing has.
+const MAX_NOTES: usize = 50;
 
 /// What a look at the mesh gave.
 #[derive(Debug, Clone, PartialEq)]
@@ -152,20 +152,6 @@ pub struct Proxy {
     pub types: Vec<Kind>,
     /// What it refuses now.
     pub rejected: Vec<Rejected>,
-    /// Set while it does not run everything that it should.
-    pub behind: Option<Behind>,
-}
-
-/// Who has not accepted what is in force.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Behind {
-    /// The workload's id, or the node's.
-    pub proxy: Text,
-    /// Seconds since 1970.
-    pub since: u64,
-    /// What it refuses or has not answered.
-    pub reason: Text,
 }
 
 /// One type of xDS resources.
@@ -203,12 +189,8 @@ pub struct Resource {
     pub programmed: bool,
     pub proxies_acked: usize,
     pub proxies: usize,
-    /// The configuration revision since which this version is in force; 0 if none is.
-    pub observed_revision: u64,
     pub conflicts: Vec<Conflict>,
     pub rejected: Vec<Rejected>,
-    /// Proxies that have not accepted it for so long that somebody should look, the first of them.
-    pub pending: Vec<Behind>,
     /// Errors and warnings, with file, line and column.
     pub messages: Notes,
 }
@@ -234,7 +216,7 @@ pub struct Source {
 
 impl Proxy {
     pub(crate) fn is_well(&self, revision: u64) -> bool {
-        self.rejected.is_empty() && self.behind.is_none() && self.acked_revision >= revision
+        self.rejected.is_empty() && self.acked_revision >= revision
     }
 }
 
@@ -243,7 +225,6 @@ impl Resource {
         self.accepted
             && self.conflicts.is_empty()
             && self.rejected.is_empty()
-            && self.pending.is_empty()
             && self.messages.0.is_empty()
     }
 }

@@ -7,6 +7,7 @@ pub mod authz;
 pub mod defaults;
 pub mod diagnostic;
 pub mod discovery;
+pub mod format;
 pub mod hash;
 pub mod intent;
 pub mod normalize;

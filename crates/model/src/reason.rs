@@ -138,7 +138,6 @@ reasons! {
     MissingHost "missing_host" 400 13 Some(DownstreamProtocolError), Downstream, "missing_host_header";
     RequestHeadTooLarge "request_head_too_large" 431 8 Some(DownstreamProtocolError), Downstream, "request_headers_too_large";
     TooManyRequestHeaders "too_many_request_headers" 431 8 Some(DownstreamProtocolError), Downstream, "http1.too_many_headers";
-    RequestBodyTooLarge "request_body_too_large" 413 8 None, Downstream, "request_payload_too_large";
     UnsupportedVersion "unsupported_http_version" 426 13 Some(DownstreamProtocolError), Downstream, "low_version";
     MethodNotAllowed "method_not_allowed" 405 12 None, Downstream, "method_not_allowed";
     ConnectNotAllowed "connect_not_allowed" 404 5 Some(NoRouteFound), Mesh, "route_not_found";
@@ -156,8 +155,8 @@ reasons! {
     /// The control plane answered that there is no such service.
     ServiceUnknown "service_unknown" 503 14 Some(NoClusterFound), Mesh, "service_unknown";
     NoHealthyEndpoint "no_healthy_endpoint" 503 14 Some(NoHealthyUpstream), Upstream, "no_healthy_upstream";
+    /// The cluster has no endpoint at all.
     NoEndpoint "no_endpoint" 503 14 Some(NoHealthyUpstream), Upstream, "no_healthy_upstream";
-    NotReady "not_ready" 503 14 Some(FailedLocalHealthCheck), Mesh, "local_health_check_failed";
     ConnectFailure "connect_failure" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{connection_failure}";
     ConnectTimeout "connect_timeout" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{connection_timeout}";
     DnsFailure "dns_failure" 503 14 Some(DnsResolutionFailed), Upstream, "dns_resolution_failure";
@@ -173,6 +172,7 @@ reasons! {
     UpstreamHeadTooLarge "upstream_head_too_large" 502 14 Some(UpstreamProtocolError), Upstream, "upstream_reset_before_response_started{protocol_error}";
     UpstreamTimeout "upstream_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "response_timeout";
     PerTryTimeout "per_try_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "upstream_per_try_timeout";
+    PerTryIdleTimeout "per_try_idle_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "upstream_per_try_idle_timeout";
     StreamIdle "stream_idle_timeout" 504 14 Some(StreamIdleTimeout), Mesh, "stream_idle_timeout";
     MaxStreamDuration "max_stream_duration" 504 14 Some(UpstreamMaxStreamDurationReached), Upstream, "upstream_max_stream_duration_reached";
     MaxConnectionDuration "max_connection_duration" 0 14 Some(DurationTimeout), Mesh, "duration_timeout";
@@ -182,16 +182,13 @@ reasons! {
     AuthzDenied "authz_denied" 403 7 None, Mesh, "rbac_access_denied_matched_policy";
     /// An ALLOW policy selects the workload and none of its rules matched.
     AuthzNotAllowed "authz_not_allowed" 403 7 None, Mesh, "rbac_access_denied_matched_policy[none]";
+    /// Plain text where every filter chain wants TLS.
     MtlsRequired "mtls_required" 0 16 None, Mesh, "filter_chain_not_found";
     TlsRequired "tls_required" 301 16 None, Mesh, "direct_response";
     FaultAbort "fault_abort" 503 14 Some(FaultInjected), Mesh, "fault_filter_abort";
     DirectResponse "direct_response" 200 0 None, Mesh, "direct_response";
     Redirected "redirect" 301 0 None, Mesh, "direct_response";
     PreflightAnswered "cors_preflight" 200 0 None, Mesh, "direct_response";
-    RateLimit "rate_limited" 429 8 Some(RateLimited), Mesh, "local_rate_limited";
-    Draining "draining" 503 14 None, Mesh, "draining";
-    Overloaded "overloaded" 503 14 Some(OverloadManagerTerminated), Mesh, "overload";
-    Panicked "internal_error" 500 13 None, Mesh, "internal_error";
 }
 
 impl fmt::Display for Reason {
@@ -209,6 +206,14 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for reason in Reason::ALL {
             assert!(seen.insert(reason.as_str()), "{reason}");
+        }
+    }
+
+    #[test]
+    fn texts_are_one_token() {
+        for reason in Reason::ALL {
+            let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
+            assert!(reason.as_str().chars().all(fine), "{reason}");
         }
     }
 

@@ -25,7 +25,6 @@ mod tests {
             weight,
             headers: Default::default(),
             host_rewrite: None,
-            subset: Vec::new(),
             per_filter: Default::default(),
         }
     }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use ripstop_model::hash;
 use ripstop_model::reason::{Flag, Reason};
 use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::cluster::Discovery;
 use ripstop_model::snapshot::listener::Direction;
 use ripstop_model::snapshot::route::{Forward, HostRewrite};
+use ripstop_model::{defaults, hash};
 use tokio::time::Instant;
 
-use crate::balance::{Member, Picked};
+use crate::balance::{Member, Picked, Priorities, Wish};
 use crate::cluster::{Cluster, FIRST_ANSWER, Permit};
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Downstream, Part, Upstream};
@@ -24,6 +24,7 @@ use crate::health;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing};
 use crate::message::{RequestHead, ResponseHead};
+use crate::mirror::{self, Mirrors};
 use crate::peer;
 use crate::pool;
 use crate::relay::BACKLOG;
@@ -69,6 +70,10 @@ pub struct Plan<'v> {
     /// Counts the running attempt among the cluster's retries.
     retrying: Option<Permit<'v>>,
     original_host: Option<String>,
+    /// Priorities that attempts went to, and those that are shunned for it.
+    visited: Priorities,
+    shunned: Priorities,
+    pub(crate) mirrors: Mirrors,
 }
 
 /// The part of a request body that has been sent and can be sent again.
@@ -143,7 +148,7 @@ impl<'v> Plan<'v> {
             forward,
             cluster,
             body: Replay {
-                keep: attempts.may_retry() || !forward.mirrors.is_empty(),
+                keep: attempts.may_retry(),
                 ..Replay::default()
             },
             attempts,
@@ -165,6 +170,9 @@ impl<'v> Plan<'v> {
             exhausted: false,
             retrying: None,
             original_host: None,
+            visited: Priorities::default(),
+            shunned: Priorities::default(),
+            mirrors: Mirrors::default(),
         }
     }
 
@@ -185,6 +193,7 @@ impl<'v> Plan<'v> {
     /// Notes a piece of the request body; the response's limit begins with its end (Envoy's route timeout).
     pub fn take(&mut self, part: Part<'_>) {
         let end = part.is_end();
+        self.copy(part);
         self.body.take(part);
         if end {
             self.request_ended();
@@ -204,11 +213,24 @@ impl<'v> Plan<'v> {
         let avoid = self.attempts.avoids_previous_hosts() && !consistent;
         let tried = if avoid { self.tried.as_slice() } else { &[] };
         let destination = self.destination.unwrap_or(request.connection.destination);
-        let picked = request
-            .worker()
-            .choose(self.cluster, self.hash, tried, destination);
-        let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
-        Ok(picked)
+        let wish = Wish {
+            hash: self.hash,
+            tried,
+            shunned: self.shunned,
+        };
+        let picked = request.worker().choose(self.cluster, wish, destination);
+        picked.ok_or_else(|| Error::terminal(self.cluster.nobody()))
+    }
+
+    /// Envoy's `previous_priorities`: after every so many attempts, those that follow go to priorities not tried so far.
+    fn shun(&mut self, priority: usize) {
+        let Some(frequency) = self.attempts.previous_priorities() else {
+            return;
+        };
+        self.visited.insert(priority);
+        if self.attempts.made().is_multiple_of(frequency.max(1)) {
+            self.shunned = self.visited;
+        }
     }
 
     /// Counts how the attempt went, and tells those who judge the member.
@@ -233,17 +255,15 @@ impl<'v> Plan<'v> {
     /// The attempt is over: the balancer learns how it went. `again`: the next one goes elsewhere.
     pub fn release(&mut self, request: &Request<'_>, again: bool) {
         if let Some(picked) = self.picked.take() {
+            if again {
+                self.shun(picked.priority);
+            }
             if again && self.attempts.avoids_previous_hosts() {
                 self.tried.push(picked.member.clone());
             }
             let latency = self.sent.elapsed();
             request.worker().done(self.cluster, picked, latency);
         }
-    }
-
-    /// The whole request body, if it was read and kept.
-    pub fn whole_body(&self) -> Option<&[u8]> {
-        (self.body.complete && !self.body.overflown).then_some(&self.body.bytes)
     }
 
     /// The answer when all attempts failed.
@@ -255,7 +275,10 @@ impl<'v> Plan<'v> {
         if self.attempts.made() > 1 {
             reply.body = retried(reply.body);
         }
-        let timeout = matches!(error.kind, Reason::UpstreamTimeout | Reason::PerTryTimeout);
+        let timeout = matches!(
+            error.kind,
+            Reason::UpstreamTimeout | Reason::PerTryTimeout | Reason::PerTryIdleTimeout
+        );
         if timeout && self.alternative_on_timeout {
             reply.status = 204;
             reply.body = Cow::Borrowed(b"");
@@ -295,10 +318,9 @@ pub async fn run<D: Downstream>(
     match (decision, tried) {
         (Decision::Retry { after, free }, tried) => {
             let breaker = plan.cluster.breaker(plan.forward.priority);
-            let budget = match plan.attempts.is_implicit() {
-                true => Some(IMPLICIT_BUDGET),
-                false => None,
-            };
+            // Of what nobody asked for, at most so many (R10.2).
+            let implicit = plan.attempts.is_implicit();
+            let budget = defaults::RIPSTOP.implicit_budget.filter(|_| implicit);
             plan.retrying = None;
             if !free {
                 plan.retrying = breaker.retry(budget);
@@ -327,13 +349,6 @@ pub async fn run<D: Downstream>(
         }
     }
 }
-
-/// Implicit retries are at most a fifth of the active requests, or three (R10.2).
-const IMPLICIT_BUDGET: ripstop_model::snapshot::cluster::RetryBudget =
-    ripstop_model::snapshot::cluster::RetryBudget {
-        percent: 20.0,
-        min_concurrency: 3,
-    };
 
 fn settle(tried: Result<(Leg, Accepted), Error>) -> Outcome {
     match tried {
@@ -376,6 +391,14 @@ async fn one<D: Downstream>(
         request.peer = workload.map(|at| worker.labels.of(at, &worker.shared.trust_domain));
     }
     prepare(request, plan, &member, down.request_mut(), began);
+    let admitted = down.admitted();
+    if plan.attempts.made() == 1 && admitted.upgrade.is_none() {
+        let body = match plan.body.complete {
+            true => Framing::None,
+            false => admitted.framing,
+        };
+        plan.mirrors = mirror::start(request, plan.forward, down.request(), body);
+    }
     let strict = !down.request().method().is_idempotent();
     let opening = pool::acquire(
         request.connection,
@@ -384,8 +407,9 @@ async fn one<D: Downstream>(
         &member,
         pool::Wanted {
             strict,
+            fresh: plan.attempts.is_replay(),
             head: down.request(),
-            upgrade: down.admitted().upgrade,
+            upgrade: admitted.upgrade,
         },
     );
     let limit = earliest([per_try, plan.deadline, plan.stream_deadline]);
@@ -403,7 +427,6 @@ async fn one<D: Downstream>(
     };
     let mut up = opened?;
     request.upstream_local = up.local();
-    let admitted = down.admitted();
     plan.sent = Instant::now();
     plan.cluster.stats.rq_total.inc();
     request.moments.sent.get_or_insert(plan.sent);
@@ -440,6 +463,8 @@ async fn head<D: Downstream>(
     per_try: Option<Instant>,
 ) -> Result<Accepted, Error> {
     let mut last = Instant::now();
+    // Of this attempt: the client's pace does not count.
+    let mut moved = last;
     poll_fn(|cx| {
         let mut held = false;
         loop {
@@ -474,15 +499,22 @@ async fn head<D: Downstream>(
                 last = Instant::now();
             }
         }
+        let queued = up.backlog();
         match up.poll_flush(cx) {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             // Written after all: the rest of the body is read next time.
             Poll::Ready(Ok(())) if held => cx.waker().wake_by_ref(),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
+        if up.backlog() < queued {
+            moved = Instant::now();
+        }
         loop {
             match up.poll_response(cx, response) {
-                Poll::Ready(Ok(accepted)) if accepted.interim => down.inform(response),
+                Poll::Ready(Ok(accepted)) if accepted.interim => {
+                    moved = Instant::now();
+                    down.inform(response);
+                }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => break,
             }
@@ -491,6 +523,10 @@ async fn head<D: Downstream>(
             return Poll::Ready(Err(error));
         }
         let idle = plan.idle.map(|idle| last + idle);
+        let try_idle = plan
+            .attempts
+            .per_try_idle_timeout()
+            .map(|idle| moved + idle);
         let arrival = match plan.body.complete {
             true => None,
             false => plan.arrival_deadline,
@@ -500,13 +536,19 @@ async fn head<D: Downstream>(
             plan.deadline,
             plan.stream_deadline,
             idle,
+            try_idle,
             arrival,
         ]));
         std::task::ready!(timer.poll_expired(cx));
         if arrival.is_some_and(|end| end <= Instant::now()) {
             return Poll::Ready(Err(Error::terminal(Reason::RequestTimeout)));
         }
-        Poll::Ready(Err(timed_out(plan, per_try)))
+        let error = timed_out(plan, per_try);
+        let stalled = try_idle.is_some_and(|end| end <= Instant::now());
+        Poll::Ready(Err(match error.kind {
+            Reason::StreamIdle if stalled => Error::new(Reason::PerTryIdleTimeout, Retry::Unknown),
+            _ => error,
+        }))
     })
     .await
 }
@@ -566,7 +608,8 @@ fn prepare(
         head.headers
             .set_named("x-envoy-attempt-count", digits.format(attempt));
     }
-    if attempt > 1 && plan.attempts.is_implicit() {
+    // To those who understand it; a bootstrap's explicit retries look as Envoy's do.
+    if attempt > 1 && (plan.attempts.is_implicit() || request.worker().shared.workload.is_some()) {
         head.headers
             .set_named("x-ripstop-attempt", digits.format(attempt - 1));
     }

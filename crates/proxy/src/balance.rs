@@ -53,16 +53,51 @@ fn balancer(policy: &LbPolicy) -> Option<Box<dyn Balancer>> {
     })
 }
 
-/// What a request asks for.
+/// What an attempt asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    pub hash: Option<u64>,
+    pub tried: &'a [Arc<Member>],
+    pub shunned: Priorities,
+}
+
+/// A [`Wish`] and what it is granted with.
 pub struct Ask<'a> {
     /// The key of a consistent hash (`model::hash::key`).
     pub hash: Option<u64>,
     /// Members that earlier attempts of this request used: avoided while there is another. Empty for consistent
     /// hashing, where a retry stays (istio-api.md, ConsistentHashLB).
     pub tried: &'a [Arc<Member>],
+    /// Priorities left out of account while another has somebody.
+    pub shunned: Priorities,
     /// Time since a moment that never changes while the proxy runs.
     pub now: Duration,
     pub draw: Draw<'a>,
+}
+
+/// A set of priorities, by their position among those that have members; those beyond the 64th are never in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Priorities(u64);
+
+impl Priorities {
+    pub fn insert(&mut self, priority: usize) {
+        self.0 |= Priorities::bit(priority);
+    }
+
+    pub fn has(self, priority: usize) -> bool {
+        self.0 & Priorities::bit(priority) != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn bit(priority: usize) -> u64 {
+        u32::try_from(priority)
+            .ok()
+            .and_then(|priority| 1u64.checked_shl(priority))
+            .unwrap_or(0)
+    }
 }
 
 /// How a request ended.
@@ -230,6 +265,8 @@ pub struct Panic {
 #[derive(Debug)]
 pub struct Picked {
     pub member: Arc<Member>,
+    /// Its priority, by position.
+    pub priority: usize,
     /// Picked although perhaps unhealthy, because too few were healthy.
     pub panic: bool,
 }
@@ -255,6 +292,7 @@ impl Picked {
         member.load.active.fetch_add(1, Ordering::Relaxed);
         Picked {
             member: Arc::new(member),
+            priority: 0,
             panic: false,
         }
     }
@@ -273,6 +311,8 @@ pub struct Balance {
     roster: Arc<Roster>,
     /// The roster's changes that the tiers have taken in.
     seen: Option<u64>,
+    /// Usable and all members of each priority.
+    counts: Vec<(usize, usize)>,
     tiers: Vec<Tier>,
 }
 
@@ -291,6 +331,7 @@ impl Balance {
             panic,
             roster: Arc::default(),
             seen: None,
+            counts: Vec::new(),
             tiers: Vec::new(),
         }
     }
@@ -307,28 +348,57 @@ impl Balance {
             self.refresh(ask.draw);
             self.seen = Some(changes);
         }
-        let tier = match self.tiers.as_mut_slice() {
-            [] => return None,
-            [only] => only,
-            tiers => {
-                let mut rest = ((ask.draw)() % 100) as u32;
-                let mut chosen = 0;
-                for (index, tier) in tiers.iter().enumerate() {
-                    chosen = index;
-                    match rest.checked_sub(tier.share) {
-                        Some(left) => rest = left,
-                        None => break,
-                    }
-                }
-                tiers.get_mut(chosen)?
-            }
+        let priority = match self.tiers.len() {
+            1 => 0,
+            _ => self.priority(ask)?,
         };
+        let tier = self.tiers.get_mut(priority)?;
         let member = tier.pick(ask)?;
         member.load.active.fetch_add(1, Ordering::Relaxed);
         Some(Picked {
             member,
+            priority,
             panic: tier.panic,
         })
+    }
+
+    /// Draws a priority by the shares, or by what they are without those that are shunned.
+    fn priority(&self, ask: &mut Ask<'_>) -> Option<usize> {
+        let shares: Vec<u32> = match ask.shunned.is_empty() {
+            true => self.tiers.iter().map(|tier| tier.share).collect(),
+            false => self.shares_without(ask.shunned),
+        };
+        let last = shares.iter().rposition(|share| *share > 0)?;
+        let mut rest = ((ask.draw)() % 100) as u32;
+        for (index, share) in shares.iter().enumerate() {
+            match rest.checked_sub(*share) {
+                Some(left) => rest = left,
+                None => return Some(index),
+            }
+        }
+        Some(last)
+    }
+
+    fn shares_without(&self, shunned: Priorities) -> Vec<u32> {
+        let counts: Vec<(usize, usize)> = self
+            .counts
+            .iter()
+            .enumerate()
+            .map(|(priority, (usable, all))| match shunned.has(priority) {
+                true => (0, *all),
+                false => (*usable, *all),
+            })
+            .collect();
+        let strict = Panic {
+            below: Fraction::NEVER,
+            when_none: false,
+        };
+        let parts = priority::plan(&counts, self.roster.overprovisioning, strict);
+        match parts.iter().any(|part| part.share > 0) {
+            true => parts.iter().map(|part| part.share).collect(),
+            // All that is left is what is shunned.
+            false => self.tiers.iter().map(|tier| tier.share).collect(),
+        }
     }
 
     /// Feeds back how a request ended.
@@ -342,7 +412,7 @@ impl Balance {
     fn refresh(&mut self, draw: Draw<'_>) {
         self.tiers.clear();
         let roster = &self.roster;
-        let counts: Vec<(usize, usize)> = roster
+        self.counts = roster
             .tiers
             .iter()
             .map(|tier| {
@@ -350,18 +420,16 @@ impl Balance {
                 (usable, tier.len())
             })
             .collect();
-        let plan = priority::plan(&counts, roster.overprovisioning, self.panic);
+        let plan = priority::plan(&self.counts, roster.overprovisioning, self.panic);
         for (tier, part) in roster.tiers.iter().zip(plan) {
-            if part.share == 0 {
-                continue;
-            }
-            let may = |member: &&Arc<Member>| part.panic || member.is_usable();
+            let panic = part.panic && part.share > 0;
+            let may = |member: &&Arc<Member>| panic || member.is_usable();
             let members: Vec<Arc<Member>> = tier.iter().filter(may).cloned().collect();
             if let Some(mut balancer) = balancer(&self.policy) {
                 balancer.adopt(&members, draw);
                 self.tiers.push(Tier {
                     share: part.share,
-                    panic: part.panic,
+                    panic,
                     members,
                     balancer,
                 });

@@ -24,6 +24,9 @@ use crate::tls::{Secrets, Transports};
 /// How long a request waits for the first answer to its cluster's names.
 pub const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
+/// The shortest idle limit of a server that is believed.
+const FLEETING: Duration = Duration::from_millis(500);
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Connections, waiting requests, requests and retries of one priority, counted over all workers; a limit of N never
@@ -89,8 +92,8 @@ impl Breaker {
         let limit = match budget.or(self.limits.retry_budget) {
             None => self.limits.max_retries,
             Some(budget) => {
-                let active =
-                    self.requests.load(Ordering::Relaxed) + self.pending.load(Ordering::Relaxed);
+                // Those that wait for a connection are among them.
+                let active = self.requests.load(Ordering::Relaxed);
                 let share = f64::from(active) * budget.percent / 100.0;
                 // Rounded up, as Envoy does; a share of u32 counts fits.
                 (share.ceil() as u32).max(budget.min_concurrency)
@@ -139,6 +142,8 @@ pub struct Cluster {
     /// What telemetry says of the service behind it.
     pub service: Option<Known<Service>>,
     pub stats: Arc<stats::Cluster>,
+    /// Milliseconds of idleness after which its members were seen to close connections; 0: not seen.
+    patience: AtomicU64,
     /// Set once it is known who its members are, or that nobody answers who they are.
     first: SetOnce<()>,
     /// Its members have changed; one who follows them is told.
@@ -201,6 +206,7 @@ impl Cluster {
         Cluster {
             stats,
             detector,
+            patience: AtomicU64::new(0),
             first,
             replaced: Notify::new(),
             service: config.service.as_deref().map(labels::service),
@@ -216,6 +222,35 @@ impl Cluster {
 
     pub fn roster(&self) -> Guard<Arc<Roster>> {
         self.roster.load()
+    }
+
+    /// A member has closed a connection that had been idle for so long. What is shorter than [`FLEETING`] says nothing of
+    /// an idle limit: it may have been a restart.
+    pub(crate) fn closed_after(&self, idle: Duration) {
+        let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        if Duration::from_millis(idle) >= FLEETING {
+            let shorter = |known| (known == 0 || idle < known).then_some(idle);
+            // Unchanged where it is known to be shorter.
+            let _ = self
+                .patience
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
+        }
+    }
+
+    /// Whether a connection that has been idle for so long is likely to be closed at any moment (R5.3).
+    pub(crate) fn is_about_to_close(&self, idle: Duration) -> bool {
+        match self.patience.load(Ordering::Relaxed) {
+            0 => false,
+            known => idle.as_millis() * 10 >= u128::from(known) * 9,
+        }
+    }
+
+    /// Why none of its members could be picked.
+    pub fn nobody(&self) -> Reason {
+        match self.roster().members().next() {
+            Some(_) => Reason::NoHealthyEndpoint,
+            None => Reason::NoEndpoint,
+        }
     }
 
     /// One worker's balancer for this cluster.

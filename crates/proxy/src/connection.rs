@@ -306,7 +306,12 @@ impl Arrival {
         let (listener, peer) = (&self.listener, self.peer);
         let Some(chain) = self.chain(&hello) else {
             listener.stats.no_chain.inc();
-            return refuse(listener, peer, Reason::ListenerNotFound);
+            let only_tls = listener.chains.iter().all(|chain| chain.tls.is_some());
+            let reason = match !hello.tls && only_tls && !listener.chains.is_empty() {
+                true => Reason::MtlsRequired,
+                false => Reason::ListenerNotFound,
+            };
+            return refuse(listener, peer, reason);
         };
         let (stream, tls) = match &chain.tls {
             None => (Stream::Tcp(stream), None),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use ripstop_model::snapshot::http::{HttpProxy, StripPort, Underscores, Xfcc};
+use ripstop_model::snapshot::listener::Direction;
 
 use crate::connection::Connection;
 use crate::headers::Known;
@@ -63,7 +64,10 @@ pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead)
     if sender.internal {
         head.headers.set_named("x-envoy-internal", "true");
     }
-    if sender.edge && head.headers.has(Known::Ripstop) {
+    // Whoever is not of the mesh does not speak its language.
+    let stranger =
+        connection.direction == Direction::Inbound && connection.caller.principals.is_none();
+    if (sender.edge || stranger) && head.headers.has(Known::Ripstop) {
         head.headers.remove(Known::Ripstop);
     }
     if sender.edge {

@@ -36,7 +36,9 @@ pub fn attempted(cluster: &Cluster, member: &Member, ended: Result<u16, &Error>,
                 Reason::ConnectFailure | Reason::ConnectTimeout => {
                     Usage::add(&usage.connect_failures);
                 }
-                Reason::UpstreamTimeout | Reason::PerTryTimeout => Usage::add(&usage.timeouts),
+                Reason::UpstreamTimeout | Reason::PerTryTimeout | Reason::PerTryIdleTimeout => {
+                    Usage::add(&usage.timeouts);
+                }
                 _ => {}
             }
             if !is_members_fault(error.kind) {
@@ -67,6 +69,7 @@ fn is_members_fault(reason: Reason) -> bool {
             | Reason::UpstreamProtocol
             | Reason::UpstreamTimeout
             | Reason::PerTryTimeout
+            | Reason::PerTryIdleTimeout
     )
 }
 

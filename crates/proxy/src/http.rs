@@ -20,7 +20,6 @@ use crate::http1::Upgrade;
 use crate::live::Tables;
 use crate::logs::{Filtered, Logs};
 use crate::message::{RequestHead, ResponseHead};
-use crate::mirror;
 use crate::policy::{self, Stage};
 use crate::relay;
 use crate::reply::Reply;
@@ -152,9 +151,7 @@ async fn exchange<D: Downstream>(
     // Where it would go. Policies look at it first: their settings may come with the route.
     request.select(down.request());
     policy::run(&request.proxy.stages, request, down.request_mut()).await?;
-    let selected = request
-        .selected
-        .ok_or_else(|| Reply::new(Reason::RouteNotFound))?;
+    let selected = request.selected.ok_or_else(|| Reply::new(request.miss()))?;
     if route::requires_tls(&selected, down.request(), request.sender.internal) {
         return Err(route::to_https(down.request()));
     }
@@ -192,7 +189,6 @@ async fn exchange<D: Downstream>(
             Outcome::Failed(error) => return Err(plan.reply(request, &error)),
         }
     };
-    mirror::send(request, forward, &plan, down.request());
     // The response: what routes and policies add to it, then its body, both ways at once.
     request.edit_response(down.request(), response, plan.started());
     request.responded = true;

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ripstop_model::format::FormatError;
 use ripstop_model::snapshot::http::{AccessLog, Compare, LogFilter, LogFormat, LogSink};
 use ripstop_telemetry::Counter;
+use ripstop_telemetry::access::Format;
 use ripstop_telemetry::access::sink::{Sink, Target};
-use ripstop_telemetry::access::{Format, FormatError};
 use ripstop_telemetry::record::Record;
 use ripstop_telemetry::worker::Log;
 
@@ -81,7 +82,7 @@ impl Logs {
 
 fn format(format: &LogFormat) -> Result<Format, FormatError> {
     match format {
-        LogFormat::Default => Ok(Format::envoy_text()),
+        LogFormat::Default => Ok(Format::envoy()),
         LogFormat::Text(text) => Format::text(text),
         LogFormat::Json(fields) => Format::json(fields),
     }
@@ -107,7 +108,7 @@ fn holds(filter: &LogFilter, record: &Record<'_>, draw: u64) -> bool {
             .flags
             .iter()
             .any(|flag| wanted.is_empty() || wanted.iter().any(|name| name == flag.short())),
-        LogFilter::Header(header) => header.matches_value(record.request.field(&header.name)),
+        LogFilter::Header(header) => header.matches_value(record.request.joined(&header.name)),
         LogFilter::Sample(share) => share.holds(draw),
         LogFilter::And(all) => all.iter().all(|filter| holds(filter, record, draw)),
         LogFilter::Or(any) => any.iter().any(|filter| holds(filter, record, draw)),

@@ -95,6 +95,8 @@ struct Pool {
 pub struct Wanted<'a> {
     /// Must not be sent twice: a reused connection is asked of the kernel before it is trusted.
     pub strict: bool,
+    /// No HTTP/1 connection that has served before will do.
+    pub fresh: bool,
     pub head: &'a RequestHead,
     pub upgrade: Option<Upgrade>,
 }
@@ -133,7 +135,9 @@ pub async fn acquire(
     if carries == Carries::Http2 {
         return place.session(key).await;
     }
-    if let Some(idle) = worker.pools.take(cluster, &key, wanted.strict, now) {
+    if !wanted.fresh
+        && let Some(idle) = worker.pools.take(cluster, &key, wanted.strict, now)
+    {
         return Ok(Leg::Http1(idle));
     }
     let breaker = cluster.breaker(priority);
@@ -441,7 +445,16 @@ impl Pools {
         let pool = clusters.get_mut(&cluster.id)?;
         let stack = pool.idle.get_mut(key)?;
         while let Some(mut idle) = stack.pop() {
-            if !is_old(&idle, cluster, now) && idle.is_silent(strict) {
+            if is_old(&idle, cluster, now) {
+                continue;
+            }
+            let (age, _) = idle.ages(now);
+            if !idle.is_silent(strict) {
+                cluster.closed_after(age);
+                continue;
+            }
+            // What cannot be sent twice takes no chances.
+            if !(strict && cluster.is_about_to_close(age)) {
                 return Some(idle);
             }
         }
@@ -477,7 +490,13 @@ impl Pools {
         clusters.retain(|_, pool| {
             let cluster = pool.cluster.clone();
             pool.idle.retain(|_, stack| {
-                stack.retain_mut(|idle| !is_old(idle, &cluster, now) && idle.is_silent(false));
+                stack.retain_mut(|idle| {
+                    let silent = idle.is_silent(false);
+                    if !silent {
+                        cluster.closed_after(idle.ages(now).0);
+                    }
+                    silent && !is_old(idle, &cluster, now)
+                });
                 !stack.is_empty()
             });
             pool.waiting.retain(|(_, waiter)| !waiter.is_closed());

@@ -115,6 +115,7 @@ impl Flow {
             let received = down.poll_receive(cx, &mut |part| {
                 request.received += part.len() as u64;
                 self.asked |= part.is_end();
+                plan.copy(part);
                 if pushed.is_ok() {
                     pushed = up.push(part);
                 }

@@ -137,7 +137,9 @@ fn text(reason: Reason) -> &'static str {
         Reason::BadPath | Reason::MissingHost => "",
         Reason::AuthzDenied | Reason::AuthzNotAllowed => "RBAC: access denied",
         Reason::NoHealthyEndpoint | Reason::NoEndpoint => "no healthy upstream",
-        Reason::UpstreamTimeout | Reason::PerTryTimeout => "upstream request timeout",
+        Reason::UpstreamTimeout | Reason::PerTryTimeout | Reason::PerTryIdleTimeout => {
+            "upstream request timeout"
+        }
         Reason::RequestHeadTimeout | Reason::RequestTimeout => "request timeout",
         Reason::StreamIdle => "stream timeout",
         Reason::FaultAbort => "fault filter abort",
@@ -167,7 +169,6 @@ fn text(reason: Reason) -> &'static str {
         | Reason::CircuitOpenRequests => {
             "upstream connect error or disconnect/reset before headers. reset reason: overflow"
         }
-        Reason::RateLimit => "local_rate_limited",
         _ => "",
     }
 }

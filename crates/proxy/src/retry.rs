@@ -40,6 +40,8 @@ pub struct Attempts<'p> {
     /// The request is itself a retry of the hop before (R10.3).
     nested: bool,
     replayed: bool,
+    /// It happens now.
+    replaying: bool,
     made: u32,
     pub per_try_timeout: Option<Duration>,
 }
@@ -72,6 +74,7 @@ impl<'p> Attempts<'p> {
             idempotent: request.method().is_idempotent(),
             nested,
             replayed: false,
+            replaying: false,
             made: 0,
             per_try_timeout: policy.and_then(|policy| policy.per_try_timeout),
         };
@@ -131,6 +134,20 @@ impl<'p> Attempts<'p> {
         (!self.on.is_empty() && self.left > 0) || (self.idempotent && !self.replayed)
     }
 
+    /// The last attempt ended with a pooled connection that had ended; this one replays it.
+    pub fn is_replay(&self) -> bool {
+        self.replaying
+    }
+
+    /// How often what was tried is left out, where the policy says so.
+    pub fn previous_priorities(&self) -> Option<u32> {
+        self.policy?.previous_priorities
+    }
+
+    pub fn per_try_idle_timeout(&self) -> Option<Duration> {
+        self.policy?.per_try_idle_timeout
+    }
+
     pub fn avoids_previous_hosts(&self) -> bool {
         self.policy.is_none_or(|policy| policy.avoid_previous_hosts)
     }
@@ -142,6 +159,7 @@ impl<'p> Attempts<'p> {
 
     /// After an attempt without a response. `replayable`: the whole request can be sent again.
     pub fn on_error(&mut self, error: &Error, replayable: bool, draw: u64) -> Decision {
+        self.replaying = false;
         if !replayable || error.retry == Retry::Never {
             return Decision::Accept;
         }
@@ -149,6 +167,7 @@ impl<'p> Attempts<'p> {
         let reused = error.kind == Reason::UpstreamClosedReused;
         if reused && !self.replayed && (self.idempotent || unprocessed) {
             self.replayed = true;
+            self.replaying = true;
             return Decision::Retry {
                 after: Duration::ZERO,
                 free: true,
@@ -255,7 +274,8 @@ fn conditions_of(kind: Reason) -> RetryOn {
         | Reason::UpstreamClosed
         | Reason::UpstreamProtocol
         | Reason::UpstreamHeadTooLarge
-        | Reason::PerTryTimeout => reset,
+        | Reason::PerTryTimeout
+        | Reason::PerTryIdleTimeout => reset,
         _ => RetryOn::NONE,
     }
 }

@@ -54,6 +54,7 @@ named! {
         rq_retry_success "upstream_rq_retry_success",
         rq_retry_overflow "upstream_rq_retry_overflow",
         rq_retry_limit_exceeded "upstream_rq_retry_limit_exceeded",
+        retry_or_shadow_abandoned "retry_or_shadow_abandoned",
         rq_timeout "upstream_rq_timeout",
         rq_per_try_timeout "upstream_rq_per_try_timeout",
         rq_pending_overflow "upstream_rq_pending_overflow",
@@ -179,11 +180,11 @@ impl Cluster {
                 self.cx_connect_timeout.inc();
             }
             Reason::UpstreamTimeout => self.rq_timeout.inc(),
-            Reason::PerTryTimeout => self.rq_per_try_timeout.inc(),
+            Reason::PerTryTimeout | Reason::PerTryIdleTimeout => self.rq_per_try_timeout.inc(),
             Reason::UpstreamReset | Reason::UpstreamClosed | Reason::UpstreamClosedReused => {
                 self.rq_rx_reset.inc();
             }
-            Reason::NoHealthyEndpoint => self.none_healthy.inc(),
+            Reason::NoHealthyEndpoint | Reason::NoEndpoint => self.none_healthy.inc(),
             _ => {}
         }
     }

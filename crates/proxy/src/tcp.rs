@@ -22,7 +22,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::balance::{Member, Picked};
+use crate::balance::{Member, Picked, Wish};
 use crate::cluster::{Cluster, FIRST_ANSWER};
 use crate::connection::Connection;
 use crate::detect::probe::Opened;
@@ -194,8 +194,16 @@ pub(crate) async fn connect(
     // Without an answer there is nobody to pick, which is then the reason.
     let _ = tokio::time::timeout(FIRST_ANSWER, cluster.settled()).await;
     loop {
-        let picked = worker.choose(&cluster, hash, &tried, connection.destination);
-        let picked = picked.ok_or_else(|| Error::terminal(Reason::NoHealthyEndpoint))?;
+        let picked = worker.choose(
+            &cluster,
+            Wish {
+                hash,
+                tried: &tried,
+                ..Wish::default()
+            },
+            connection.destination,
+        );
+        let picked = picked.ok_or_else(|| Error::terminal(cluster.nobody()))?;
         *attempts += 1;
         let to = Opening {
             shared: &worker.shared,

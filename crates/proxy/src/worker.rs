@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::Shared;
-use crate::balance::{self, Ask, Balance, Member, Picked};
+use crate::balance::{self, Ask, Balance, Picked, Wish};
 use crate::cluster::Cluster;
 use crate::detect::Learnt;
 use crate::labels::Labels;
@@ -196,8 +196,7 @@ impl Worker {
     pub fn choose(
         &self,
         cluster: &Cluster,
-        hash: Option<u64>,
-        tried: &[Arc<Member>],
+        wish: Wish<'_>,
         destination: SocketAddr,
     ) -> Option<Picked> {
         match &cluster.config.discovery {
@@ -205,24 +204,20 @@ impl Worker {
                 let port = port_override.unwrap_or(destination.port());
                 Some(Picked::alone(SocketAddr::new(destination.ip(), port)))
             }
-            _ => self.pick(cluster, hash, tried),
+            _ => self.pick(cluster, wish),
         }
     }
 
-    /// A member by the cluster's policy; `tried` are avoided while there is another.
-    pub fn pick(
-        &self,
-        cluster: &Cluster,
-        hash: Option<u64>,
-        tried: &[Arc<Member>],
-    ) -> Option<Picked> {
+    /// A member by the cluster's policy.
+    pub fn pick(&self, cluster: &Cluster, wish: Wish<'_>) -> Option<Picked> {
         let mut balances = self.balances.borrow_mut();
         let balance = balances
             .entry(cluster.id)
             .or_insert_with(|| cluster.balance());
         let mut ask = Ask {
-            hash,
-            tried,
+            hash: wish.hash,
+            tried: wish.tried,
+            shunned: wish.shunned,
             now: self.shared.uptime(),
             draw: &mut || self.random(),
         };

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ripstop_control::api::message::{self, MutualTls, Readiness};
 use ripstop_dashboard::picture::{
-    Behind, Conflict, Control, Edge, Kind, Look, MAX_NOTES, Port, Proxy, Rejected, Resource,
-    Service, ServicePort, Source, State, Traffic, Workload,
+    Conflict, Control, Edge, Kind, Look, Port, Proxy, Rejected, Resource, Service, ServicePort,
+    Source, State, Traffic, Workload,
 };
 use ripstop_dashboard::{ListenError, Running};
 use tokio::net::TcpListener;
@@ -126,11 +126,7 @@ async fn control(client: &Client) -> Result<Control, Error> {
             .into_iter()
             .map(|one| proxy(one, now))
             .collect(),
-        resources: status
-            .resources
-            .into_iter()
-            .map(|one| resource(one, now))
-            .collect(),
+        resources: status.resources.into_iter().map(resource).collect(),
         sources: status.sources.into_iter().map(source).collect(),
     })
 }
@@ -214,14 +210,7 @@ fn proxy(proxy: message::ProxyStatus, now: u64) -> Proxy {
         resources: kind.resources,
         acked: kind.acked,
     };
-    let name = proxy.workload.as_ref().unwrap_or(&proxy.node).clone();
-    let behind = proxy.behind.map(|lag| Behind {
-        proxy: name.into(),
-        since: now.saturating_sub(lag.seconds),
-        reason: lag.reason.into(),
-    });
     Proxy {
-        behind,
         node: proxy.node.into(),
         workload: proxy.workload.map(Into::into),
         agent: proxy.agent.into(),
@@ -234,24 +223,12 @@ fn proxy(proxy: message::ProxyStatus, now: u64) -> Proxy {
     }
 }
 
-fn resource(resource: message::ResourceStatus, now: u64) -> Resource {
+fn resource(resource: message::ResourceStatus) -> Resource {
     let conflict = |conflict: message::Conflict| Conflict {
         winner: conflict.winner.into(),
         about: conflict.about.into(),
     };
-    let pending = |pending: message::Pending| Behind {
-        proxy: pending.proxy.into(),
-        since: now.saturating_sub(pending.seconds),
-        reason: pending.reason.into(),
-    };
     Resource {
-        observed_revision: resource.observed_revision,
-        pending: resource
-            .pending
-            .into_iter()
-            .take(MAX_NOTES)
-            .map(pending)
-            .collect(),
         resource: resource.resource.into(),
         origin: resource.origin.into(),
         accepted: resource.accepted,

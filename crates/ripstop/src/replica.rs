@@ -26,6 +26,8 @@ use crate::sidecar::{Config, Control, Discovery, Inbound, Port};
 pub(crate) const ADMIN: u16 = 15000;
 /// Where it serves metrics there, Istio's merged ones and Envoy's.
 pub(crate) const METRICS: [u16; 2] = [15020, 15090];
+/// Where it answers whether it takes requests (`/healthz/ready`): 503 before it does, and once it drains.
+const READINESS: u16 = 15021;
 /// The descriptor on which the sidecar finds its [`Config`].
 const CONFIG: i32 = ripstop_host::sidecar::FIRST_FREE;
 
@@ -424,6 +426,7 @@ fn config(around: &Surroundings, wanted: &Wanted, registered: Registered) -> io:
         discovery: around.discovery,
         admin: (transport, ADMIN).into(),
         metrics: METRICS.map(|port| (transport, port).into()).to_vec(),
+        ready: (transport, READINESS).into(),
         access_log: None,
         otlp: around.otlp.clone(),
         workers: None,

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) admin: SocketAddr,
     /// Prometheus text at `/stats/prometheus` and `/metrics` (15090 and 15020 on the transport address).
     pub(crate) metrics: Vec<SocketAddr>,
+    /// `/healthz/ready` (15021 on the transport address).
+    pub(crate) ready: SocketAddr,
     /// Where access log lines go that the listeners send to `/dev/stdout`; `None`: this process' stdout.
     pub(crate) access_log: Option<PathBuf>,
     /// `http://host:4318` or `grpc://host:4317`; `None`: spans are not exported.

@@ -1,4 +1,4 @@
-//! Access logs: a format with Envoy's `%…%` operators, parsed once → a text or JSON line per record.
+//! Records → what Envoy's `%…%` format strings make of them: access-log lines in text or JSON, and header values.
 //!
 //! What a client sends is escaped in both forms, so that nobody outside writes lines or fields of his own.
 
@@ -7,120 +7,11 @@ pub mod sink;
 
 use std::fmt::Write;
 
+use ripstop_model::defaults::ENVOY_LOG_TEXT;
+use ripstop_model::format::{FormatError, Piece, Template};
+
 use crate::record::Record;
-use operator::{Operator, Value};
-
-/// Istio's default line (`meshConfig.accessLogEncoding: TEXT`).
-pub const ISTIO_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
-%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
-\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
-%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \
-\"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% \
-%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
-
-/// Envoy's default line.
-pub const ENVOY_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
-%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
-\"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
-
-/// Istio's default JSON fields; the last two are ripstop's.
-pub const ISTIO_JSON: &[(&str, &str)] = &[
-    ("start_time", "%START_TIME%"),
-    ("route_name", "%ROUTE_NAME%"),
-    ("method", "%REQ(:METHOD)%"),
-    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
-    ("protocol", "%PROTOCOL%"),
-    ("response_code", "%RESPONSE_CODE%"),
-    ("response_flags", "%RESPONSE_FLAGS%"),
-    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
-    (
-        "connection_termination_details",
-        "%CONNECTION_TERMINATION_DETAILS%",
-    ),
-    ("bytes_received", "%BYTES_RECEIVED%"),
-    ("bytes_sent", "%BYTES_SENT%"),
-    ("duration", "%DURATION%"),
-    (
-        "upstream_service_time",
-        "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
-    ),
-    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
-    ("user_agent", "%REQ(USER-AGENT)%"),
-    ("request_id", "%REQ(X-REQUEST-ID)%"),
-    ("authority", "%REQ(:AUTHORITY)%"),
-    ("upstream_host", "%UPSTREAM_HOST%"),
-    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
-    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
-    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
-    (
-        "upstream_transport_failure_reason",
-        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
-    ),
-    ("reason", "%RIPSTOP_REASON%"),
-    ("resource", "%RIPSTOP_RESOURCE%"),
-];
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
-    #[error("`{0}` is not closed by a `%`; write `%%` for a percent sign")]
-    Unclosed(String),
-    #[error("unknown access log operator `%{0}%`")]
-    Unknown(String),
-    #[error("`%{operator}%`: {cause}")]
-    Argument { operator: String, cause: String },
-}
-
-#[derive(Debug, Clone)]
-enum Op {
-    Literal(String),
-    Value(Operator),
-}
-
-/// One format string.
-#[derive(Debug, Clone)]
-struct Template(Vec<Op>);
-
-impl Template {
-    fn parse(text: &str) -> Result<Template, FormatError> {
-        let mut ops = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('%') {
-            literal.push_str(before);
-            if let Some(tail) = after.strip_prefix('%') {
-                literal.push('%');
-                rest = tail;
-                continue;
-            }
-            let (inside, tail) =
-                split_operator(after).ok_or_else(|| FormatError::Unclosed(format!("%{after}")))?;
-            if !literal.is_empty() {
-                ops.push(Op::Literal(std::mem::take(&mut literal)));
-            }
-            ops.push(Op::Value(Operator::parse(inside)?));
-            rest = tail;
-        }
-        literal.push_str(rest);
-        if !literal.is_empty() {
-            ops.push(Op::Literal(literal));
-        }
-        Ok(Template(ops))
-    }
-}
-
-/// The inside of an operator and what follows its closing `%`; a `%` inside parentheses does not close it.
-fn split_operator(text: &str) -> Option<(&str, &str)> {
-    let name = text.find(['%', '('])?;
-    let end = if text[name..].starts_with('(') {
-        let close = name + text[name..].find(')')?;
-        close + text[close..].find('%')?
-    } else {
-        name
-    };
-    Some((&text[..end], &text[end + 1..]))
-}
+use operator::Value;
 
 /// A parsed log format.
 #[derive(Debug, Clone)]
@@ -147,21 +38,12 @@ impl Format {
         Ok(Format(Shape::Json(fields.collect::<Result<_, _>>()?)))
     }
 
-    pub fn istio_text() -> Format {
-        Format::built_in(Format::text(ISTIO_TEXT))
-    }
-
-    pub fn istio_json() -> Format {
-        Format::built_in(Format::json(ISTIO_JSON))
-    }
-
-    pub fn envoy_text() -> Format {
-        Format::built_in(Format::text(ENVOY_TEXT))
-    }
-
-    /// Tests parse every built-in format.
-    fn built_in(parsed: Result<Format, FormatError>) -> Format {
-        parsed.unwrap_or(Format(Shape::Text(Template(Vec::new()))))
+    /// What a log has that names no format.
+    pub fn envoy() -> Format {
+        // Tests parse it.
+        Format(Shape::Text(
+            Template::parse(ENVOY_LOG_TEXT).unwrap_or_default(),
+        ))
     }
 
     /// Appends the record's line.
@@ -187,10 +69,10 @@ fn write_text(
     out: &mut String,
     escape: fn(&str, &mut String),
 ) {
-    for op in &template.0 {
-        match op {
-            Op::Literal(text) => out.push_str(text),
-            Op::Value(operator) => match operator.value(record) {
+    for piece in template.pieces() {
+        match piece {
+            Piece::Literal(text) => out.push_str(text),
+            Piece::Operator(operator) => match operator::value(operator, record) {
                 Value::Unset => out.push('-'),
                 Value::Number(n) => out.push_str(itoa::Buffer::new().format(n)),
                 Value::Address(address) => push_display(out, address),
@@ -200,9 +82,26 @@ fn write_text(
     }
 }
 
+/// The value of a header whose template asks for something; what is unset is empty, as in Envoy.
+pub fn header_value(template: &Template, record: &Record<'_>) -> String {
+    let mut out = String::new();
+    for piece in template.pieces() {
+        match piece {
+            Piece::Literal(text) => out.push_str(text),
+            Piece::Operator(operator) => match operator::value(operator, record) {
+                Value::Unset => {}
+                Value::Number(n) => out.push_str(itoa::Buffer::new().format(n)),
+                Value::Address(address) => push_display(&mut out, address),
+                Value::Text(text) => out.push_str(&text),
+            },
+        }
+    }
+    out
+}
+
 fn write_json(template: &Template, record: &Record<'_>, out: &mut String) {
-    if let [Op::Value(operator)] = template.0.as_slice() {
-        match operator.value(record) {
+    if let [Piece::Operator(operator)] = template.pieces() {
+        match operator::value(operator, record) {
             Value::Unset => out.push_str("null"),
             Value::Number(n) => out.push_str(itoa::Buffer::new().format(n)),
             Value::Address(address) => {

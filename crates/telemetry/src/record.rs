@@ -101,10 +101,15 @@ pub fn unknown_service() -> &'static Known<Service> {
     &UNKNOWN
 }
 
-/// Header fields by lower-case name; of requests also `:method`, `:path`, `:authority` and `:scheme`. Several values are
-/// joined by commas.
+/// Header fields by lower-case name; of requests also `:method`, `:path`, `:authority` and `:scheme`.
 pub trait Fields {
+    /// Of several values the first, as Envoy's operators have it.
     fn field(&self, name: &str) -> Option<Cow<'_, str>>;
+
+    /// Several values joined by commas, as Envoy's matchers have it.
+    fn joined(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.field(name)
+    }
 }
 
 /// No fields: TCP, and requests that were never answered.
@@ -190,6 +195,8 @@ pub struct Record<'a> {
     /// The span's name; the route's decorator or `service:port/*`.
     pub operation: Option<&'a str>,
     pub connection_id: u64,
+    /// The node that the proxy runs on.
+    pub hostname: Option<&'a str>,
 }
 
 impl<'a> Record<'a> {
@@ -234,6 +241,7 @@ impl<'a> Record<'a> {
             span: None,
             operation: None,
             connection_id: 0,
+            hostname: None,
         }
     }
 

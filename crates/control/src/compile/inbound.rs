@@ -282,16 +282,13 @@ impl Side<'_, '_> {
     }
 
     /// What the server side offers on a chain. Where the chain was chosen without looking at ALPN, plain `h2` and `http/1.1` are
-    /// answered too; a stock Envoy answers with these alone, since it knows no other name of HTTP/2 and would read `istio-h2`
-    /// as HTTP/1. Its chains are matched by what the client offers all the same.
+    /// answered too.
     fn tls(&self, http: bool, protocol: AppProtocol) -> Arc<DownstreamTls> {
         let mut alpn = Vec::new();
         if http {
-            if !self.view.client.stock {
-                alpn.extend(identity::inbound_http());
-                if protocol.is_http() {
-                    alpn.extend(identity::inbound_tcp(self.view));
-                }
+            alpn.extend(identity::inbound_http());
+            if protocol.is_http() {
+                alpn.extend(identity::inbound_tcp(self.view));
             }
             alpn.extend(["h2".to_owned(), "http/1.1".to_owned()]);
             // The opaque tokens do not say which HTTP: they come after those that do, and peer exchange is for opaque bytes.

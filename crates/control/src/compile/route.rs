@@ -232,7 +232,6 @@ pub(super) fn forward(to: Split) -> Forward {
         hash: Vec::new(),
         mirrors: Vec::new(),
         priority: Priority::Default,
-        subset: Vec::new(),
         upgrades: Vec::new(),
         missing_cluster_status: 503,
     }
@@ -448,7 +447,6 @@ impl Context<'_, '_> {
             weight,
             headers: Default::default(),
             host_rewrite: None,
-            subset: Vec::new(),
             per_filter: Default::default(),
         })?;
         let first = destinations.first().map(|d| &d.destination);

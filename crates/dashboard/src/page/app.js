@@ -84,7 +84,7 @@ function render() {
   children(byId("cards"), sections.services(withMembers(found, words), parts.workloads, clients));
   said("services", byId("cards").childElementCount, words);
   table("proxies", "fleet", sections.proxies(only(parts.proxies), mesh.revision, now), only(parts.proxies), words);
-  table("configuration", "resources", sections.resources(only(parts.resources), now), only(parts.resources), words);
+  table("configuration", "resources", sections.resources(only(parts.resources)), only(parts.resources), words);
   children(byId("sources"), sections.sources(only(parts.sources)));
   byId("sources-title").hidden = byId("sources").childElementCount === 0;
 }

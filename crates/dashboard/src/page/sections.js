@@ -129,14 +129,13 @@ const labels = (all) => {
 
 export function proxies(part, revision, now) {
   const rows = part.items.map((p) => {
-    const behind = p.behind !== null || p.ackedRevision < revision;
-    const waits = p.behind && !p.rejected.length ? [`${p.behind.reason}, for ${age(now - p.behind.since)}`] : [];
+    const behind = p.ackedRevision < revision;
     const [text, state] = p.rejected.length ? ["refuses", "bad"] : behind ? ["behind", "warn"] : ["in sync", "good"];
     const refusals = p.rejected.map((r) => el("span", {}, el("strong", {}, `${r.kind} ${r.names.join(", ")}`), ` ${r.message}`));
     const types = p.types.map((t) => el("span", { class: t.acked < t.resources ? "warn" : "", title: `${t.acked} of ${t.resources} accepted` }, `${t.kind} ${t.acked}/${t.resources}`));
     return row(
       p.node,
-      el("th", { scope: "row", "data-label": "Proxy" }, p.workload ?? p.node, p.identity && el("span", { class: "labels quiet" }, p.identity), notes(refusals, "bad"), notes(waits, "warn")),
+      el("th", { scope: "row", "data-label": "Proxy" }, p.workload ?? p.node, p.identity && el("span", { class: "labels quiet" }, p.identity), notes(refusals, "bad")),
       cell("Sync", pill(text, state)),
       num("Revision", `${p.ackedRevision} of ${revision}`),
       cell("Accepted", el("span", { class: "kinds" }, ...types)),
@@ -147,19 +146,18 @@ export function proxies(part, revision, now) {
   return [head("Proxy", "Sync", "Revision", "Accepted", "Agent", "Connected"), el("tbody", {}, ...rows, omitted(part, 6))];
 }
 
-export function resources(part, now) {
+export function resources(part) {
   const rows = part.items.map((r) => {
     const refusals = r.rejected.map((x) => `refused by a proxy: ${x.kind} ${x.names.join(", ")}: ${x.message}`);
-    const waits = r.rejected.length ? [] : r.pending.map((p) => `${p.proxy} has not accepted it for ${age(now - p.since)}: ${p.reason}`);
     const conflicts = r.conflicts.map((c) => `yields to ${c.winner} about ${c.about}`);
     const accepted = r.accepted ? ["Accepted", "good"] : r.lastGood ? ["Not accepted, the last good version serves", "warn"] : ["Not accepted", "bad"];
     const [kind, namespace, ...name] = r.resource.split("/");
     return row(
       r.resource,
-      el("th", { scope: "row", "data-label": "Resource" }, el("span", { class: "quiet" }, `${kind} `), `${namespace}/${name.join("/")}`, notes(r.messages, r.accepted ? "warn" : "bad"), notes([...refusals, ...waits, ...conflicts], "warn")),
+      el("th", { scope: "row", "data-label": "Resource" }, el("span", { class: "quiet" }, `${kind} `), `${namespace}/${name.join("/")}`, notes(r.messages, r.accepted ? "warn" : "bad"), notes([...refusals, ...conflicts], "warn")),
       cell("Conditions", el("span", { class: "pills" },
         pill(...accepted),
-        r.accepted && r.proxies > 0 && pill(r.programmed ? "Programmed" : `Programmed ${r.proxiesAcked}/${r.proxies}`, r.programmed ? "good" : "warn", `${r.proxiesAcked} of ${r.proxies} proxies have accepted it, in force since revision ${r.observedRevision}`),
+        r.accepted && r.proxies > 0 && pill(r.programmed ? "Programmed" : `Programmed ${r.proxiesAcked}/${r.proxies}`, r.programmed ? "good" : "warn", `${r.proxiesAcked} of ${r.proxies} proxies have accepted it`),
         conflicts.length > 0 && pill("Conflicted", "warn"),
         r.accepted && r.messages.length > 0 && pill("Warnings", "warn"))),
       cell("Origin", code(r.origin)),
@@ -183,9 +181,9 @@ export function tiles(mesh, parts, history, now) {
   const workloads = parts.workloads.items;
   const ready = workloads.filter((w) => w.state === "ready").length;
   const proxies = parts.proxies.items;
-  const synced = proxies.filter((p) => !p.rejected.length && p.behind === null && p.ackedRevision >= mesh.revision).length;
+  const synced = proxies.filter((p) => !p.rejected.length && p.ackedRevision >= mesh.revision).length;
   const refused = parts.resources.items.filter((r) => !r.accepted).length + parts.sources.items.filter((s) => s.error).length;
-  const warned = parts.resources.items.filter((r) => r.accepted && (r.messages.length || r.conflicts.length || r.rejected.length || r.pending.length)).length;
+  const warned = parts.resources.items.filter((r) => r.accepted && (r.messages.length || r.conflicts.length || r.rejected.length)).length;
   const left = mesh.authorityExpires && mesh.authorityExpires - now;
   const share = (some, all) => (some === all ? "good" : "warn");
   const list = mesh.measured

@@ -106,8 +106,6 @@ pub struct LbCommon {
     pub panic_threshold: Fraction,
     pub locality_weighted: bool,
     pub slow_start: Option<SlowStart>,
-    /// Subset selectors: each a set of label keys (`lb_subset_config`); empty: none.
-    pub subset_keys: Vec<Vec<String>>,
     pub close_on_host_set_change: bool,
 }
 

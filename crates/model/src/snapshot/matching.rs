@@ -225,8 +225,14 @@ impl HeaderMatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryMatch {
     pub name: String,
-    /// `None`: present.
-    pub value: Option<StringMatch>,
+    pub test: QueryTest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryTest {
+    /// Whether the parameter is there.
+    Present(bool),
+    String(StringMatch),
 }
 
 impl QueryMatch {
@@ -236,10 +242,10 @@ impl QueryMatch {
             .split('&')
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .find(|(name, _)| *name == self.name);
-        match (found, &self.value) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some((_, value)), Some(test)) => test.matches(value),
+        match (&self.test, found) {
+            (QueryTest::Present(want), found) => found.is_some() == *want,
+            (QueryTest::String(_), None) => false,
+            (QueryTest::String(test), Some((_, value))) => test.matches(value),
         }
     }
 }
@@ -276,13 +282,16 @@ mod tests {
 
     #[test]
     fn queries() {
-        let q = |name: &str, value: Option<StringMatch>| QueryMatch {
-            name: name.into(),
-            value,
+        let a = |test: QueryTest| QueryMatch {
+            name: "a".into(),
+            test,
         };
-        assert!(q("a", None).matches(Some("b=1&a")));
-        assert!(!q("a", None).matches(None));
-        assert!(q("a", Some(StringMatch::exact("1"))).matches(Some("a=1&a=2")));
-        assert!(!q("a", Some(StringMatch::exact("2"))).matches(Some("a=1&a=2")));
+        let exact = |text: &str| QueryTest::String(StringMatch::exact(text));
+        assert!(a(QueryTest::Present(true)).matches(Some("b=1&a")));
+        assert!(!a(QueryTest::Present(true)).matches(None));
+        assert!(!a(QueryTest::Present(false)).matches(Some("b=1&a")));
+        assert!(a(QueryTest::Present(false)).matches(Some("b=1")));
+        assert!(a(exact("1")).matches(Some("a=1&a=2")));
+        assert!(!a(exact("2")).matches(Some("a=1&a=2")));
     }
 }

@@ -129,8 +129,6 @@ pub struct Forward {
     pub hash: Vec<HashPolicy>,
     pub mirrors: Vec<Mirror>,
     pub priority: Priority,
-    /// `metadata_match`: the subset, by `envoy.lb` labels.
-    pub subset: Vec<(String, String)>,
     /// Overrides of the manager's upgrade list: token (lower case) and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
     /// Answered when the cluster does not exist.
@@ -156,7 +154,6 @@ pub struct Share {
     pub weight: u32,
     pub headers: HeaderEdits,
     pub host_rewrite: Option<String>,
-    pub subset: Vec<(String, String)>,
     pub per_filter: PerFilter,
 }
 

@@ -83,6 +83,7 @@ fn tally(balance: &mut Balance, roster: &Arc<Roster>, rounds: u32) -> BTreeMap<u
         let mut ask = Ask {
             hash: None,
             tried: &[],
+            shunned: Priorities::default(),
             now: Duration::ZERO,
             draw: &mut dice,
         };
@@ -184,6 +185,7 @@ fn nobody_usable_is_nobody_or_all() {
         let mut ask = Ask {
             hash: None,
             tried: &[],
+            shunned: Priorities::default(),
             now: Duration::ZERO,
             draw: &mut dice,
         };
@@ -232,6 +234,7 @@ fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
                 let mut ask = Ask {
                     hash: Some(7),
                     tried: &tried,
+                    shunned: Priorities::default(),
                     now: Duration::ZERO,
                     draw: &mut dice,
                 };
@@ -245,6 +248,7 @@ fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
             let mut ask = Ask {
                 hash: None,
                 tried: &tried,
+                shunned: Priorities::default(),
                 now: Duration::ZERO,
                 draw: &mut dice,
             };
@@ -263,6 +267,7 @@ fn least_request_avoids_the_busy() {
         let mut ask = Ask {
             hash: None,
             tried: &[],
+            shunned: Priorities::default(),
             now: Duration::ZERO,
             draw: &mut dice,
         };
@@ -295,6 +300,7 @@ fn peak_ewma_turns_from_the_slow_and_forgives() {
             let mut ask = Ask {
                 hash: None,
                 tried: &[],
+                shunned: Priorities::default(),
                 now,
                 draw: &mut dice,
             };
@@ -321,6 +327,7 @@ fn consistent_hashing_moves_only_what_it_must() {
         let mut ask = Ask {
             hash: Some(hash),
             tried: &[],
+            shunned: Priorities::default(),
             now: Duration::ZERO,
             draw: &mut dice,
         };

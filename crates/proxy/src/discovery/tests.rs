@@ -74,7 +74,6 @@ fn cluster(name: &str) -> (Name, Resource) {
             panic_threshold: Fraction::NEVER,
             locality_weighted: false,
             slow_start: None,
-            subset_keys: Vec::new(),
             close_on_host_set_change: false,
         },
         connect_timeout: Duration::from_secs(1),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Request;
 use crate::cluster::Cluster;
-use crate::headers::Known;
+use crate::headers::{Headers, Known};
 use crate::message::{RequestHead, ResponseHead};
 use crate::stats;
 
@@ -21,6 +21,13 @@ struct Asked<'a>(&'a RequestHead);
 
 impl Fields for Asked<'_> {
     fn field(&self, name: &str) -> Option<Cow<'_, str>> {
+        match name.starts_with(':') || name == "host" {
+            true => self.0.field(name),
+            false => first(&self.0.headers, name),
+        }
+    }
+
+    fn joined(&self, name: &str) -> Option<Cow<'_, str>> {
         self.0.field(name)
     }
 }
@@ -29,16 +36,49 @@ struct Answered<'a>(&'a ResponseHead);
 
 impl Fields for Answered<'_> {
     fn field(&self, name: &str) -> Option<Cow<'_, str>> {
+        first(&self.0.headers, name)
+    }
+
+    fn joined(&self, name: &str) -> Option<Cow<'_, str>> {
         self.0.headers.joined(name)
     }
 }
 
+fn first<'h>(headers: &'h Headers, name: &str) -> Option<Cow<'h, str>> {
+    headers.first_named(name).map(String::from_utf8_lossy)
+}
+
 /// Counts and logs a request that is over.
 pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &ResponseHead) {
-    let worker = request.worker();
+    let answered = request.responded || request.verdict.reason.is_some();
+    with(request, head, answered.then_some(response), |record| {
+        request.proxy.stats.completed(record.status);
+        if let Some(cluster) = cluster(request)
+            && (request.attempts > 0 || record.reason.is_some_and(stats::is_overflow))
+        {
+            cluster.stats.completed(record.status, record.reason);
+        }
+        let worker = request.worker();
+        let draw = worker.random();
+        let logs = request.proxy.logs.iter();
+        let logs = logs.filter(|log| log.wants(record, draw));
+        worker
+            .telemetry
+            .borrow_mut()
+            .finish(record, logs.map(|log| &log.log));
+    });
+}
+
+/// The record of what has happened so far.
+pub(super) fn with<R>(
+    request: &Request<'_>,
+    head: &RequestHead,
+    response: Option<&ResponseHead>,
+    then: impl FnOnce(&Record<'_>) -> R,
+) -> R {
     let connection = request.connection;
     let asked = Asked(head);
-    let answered = Answered(response);
+    let answered = response.map(Answered);
     let inbound = connection.direction == Direction::Inbound;
     let reporter = match inbound {
         true => Reporter::Destination,
@@ -61,19 +101,20 @@ pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &Respo
     };
     record.protocol = head.version.as_str();
     record.request = &asked;
-    record.response = match request.responded || request.verdict.reason.is_some() {
-        true => &answered,
-        false => &NoFields,
+    record.response = match &answered {
+        Some(answered) => answered,
+        None => &NoFields,
     };
     record.status = match request.verdict.reason {
         // Broken off before a response could be given.
         Some(reason) if reason.status() == 0 && !request.responded => 0,
-        _ => response.status,
+        _ => response.map_or(0, |response| response.status),
     };
     record.grpc_status = match grpc {
-        true => request
-            .grpc_status
-            .or_else(|| response.headers.text(Known::GrpcStatus)?.parse().ok()),
+        true => request.grpc_status.or_else(|| {
+            let status = response?.headers.text(Known::GrpcStatus)?;
+            status.parse().ok()
+        }),
         false => None,
     };
     record.flags = request.verdict.flags;
@@ -97,30 +138,23 @@ pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &Respo
     }
     record.downstream_direct = Some(connection.peer);
     record.server_name = Some(&*connection.caller.sni).filter(|name| !name.is_empty());
-    let principals = connection.caller.principals.as_deref();
+    let principals = connection.caller.principals.as_deref().unwrap_or_default();
     record.peer_uri_san = principals
-        .and_then(|names| names.first())
-        .map(String::as_str);
+        .iter()
+        .map(String::as_str)
+        .find(|name| name.contains("://"));
     record.tls_version = connection.tls.as_ref().map(|tls| tls.version);
-    let cluster = request
-        .cluster_name()
-        .and_then(|name| request.view.clusters.get(name));
-    parties(request, cluster, &mut record);
+    parties(request, cluster(request), &mut record);
     record.span = request.span.as_ref();
     record.connection_id = connection.id;
-    request.proxy.stats.completed(record.status);
-    if let Some(cluster) = cluster
-        && (request.attempts > 0 || record.reason.is_some_and(stats::is_overflow))
-    {
-        cluster.stats.completed(record.status, record.reason);
-    }
-    let draw = worker.random();
-    let logs = request.proxy.logs.iter();
-    let logs = logs.filter(|log| log.wants(&record, draw));
-    worker
-        .telemetry
-        .borrow_mut()
-        .finish(&record, logs.map(|log| &log.log));
+    record.hostname = Some(&request.worker().shared.node);
+    then(&record)
+}
+
+fn cluster<'r>(request: &'r Request<'_>) -> Option<&'r Arc<Cluster>> {
+    request
+        .cluster_name()
+        .and_then(|name| request.view.clusters.get(name))
 }
 
 /// Who called whom, as labels say it.

@@ -29,7 +29,7 @@ use crate::labels;
 use crate::live::Tables;
 use crate::message::{RequestHead, ResponseHead};
 use crate::peer;
-use crate::policy::headers::Operator;
+use crate::policy::headers::{Compiled, Values};
 use crate::policy::{Stage, authz, cors};
 use crate::reply::Reply;
 use crate::route;
@@ -151,6 +151,14 @@ impl<'v> Request<'v> {
         };
     }
 
+    /// Why no route was found.
+    pub fn miss(&self) -> Reason {
+        match self.table {
+            Some(_) => Reason::RouteNotFound,
+            None => Reason::RouteConfigMissing,
+        }
+    }
+
     /// The cluster that the request goes to.
     pub fn cluster(
         &self,
@@ -238,11 +246,8 @@ impl<'v> Request<'v> {
             return;
         };
         for level in table.levels(selected, self.share) {
-            level.request.apply(
-                head,
-                |head, operator| self.operator(operator, head, None),
-                |head| &mut head.headers,
-            );
+            let values = self.values(&level.request, head, None);
+            level.request.apply(&mut head.headers, &values);
         }
     }
 
@@ -303,11 +308,8 @@ impl<'v> Request<'v> {
             return;
         };
         for level in table.levels(selected, self.share) {
-            level.response.apply(
-                response,
-                |response, operator| self.operator(operator, head, Some(response)),
-                |response| &mut response.headers,
-            );
+            let values = self.values(&level.response, head, Some(response));
+            level.response.apply(&mut response.headers, &values);
         }
     }
 
@@ -328,59 +330,17 @@ impl<'v> Request<'v> {
         stamp(config, self.worker(), response);
     }
 
-    /// A command operator of a header template (Envoy's access log operators, those that are known this early).
-    fn operator(
+    /// What the templates of a level are worth now.
+    fn values(
         &self,
-        operator: &Operator,
+        edits: &Compiled,
         head: &RequestHead,
         response: Option<&ResponseHead>,
-    ) -> Option<String> {
-        let connection = self.connection;
-        // Of a header that is there several times, the first.
-        let first = |headers: &headers::Headers, name: &str| {
-            let value = headers.first_named(name)?;
-            Some(String::from_utf8_lossy(value).into_owned())
-        };
-        let request = |name: &str| match name.starts_with(':') || name == "host" {
-            true => head.field(name).map(|value| value.into_owned()),
-            false => first(&head.headers, name),
-        };
-        Some(match operator.name.as_str() {
-            "REQ" => {
-                let alternative = operator.alternative.as_deref();
-                return request(&operator.argument).or_else(|| alternative.and_then(request));
-            }
-            "RESP" => return first(&response?.headers, &operator.argument),
-            "PROTOCOL" => head.version.as_str().to_owned(),
-            "DOWNSTREAM_REMOTE_ADDRESS" => {
-                SocketAddr::new(self.sender.remote, connection.peer.port()).to_string()
-            }
-            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => self.sender.remote.to_string(),
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => connection.peer.to_string(),
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => connection.peer.ip().to_string(),
-            "DOWNSTREAM_LOCAL_ADDRESS" => connection.destination.to_string(),
-            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => connection.destination.ip().to_string(),
-            "DOWNSTREAM_LOCAL_PORT" => connection.destination.port().to_string(),
-            "REQUESTED_SERVER_NAME" => connection.caller.sni.to_string(),
-            "DOWNSTREAM_PEER_URI_SAN" => {
-                let names = connection.caller.principals.as_deref().unwrap_or_default();
-                let uris: Vec<&str> = names
-                    .iter()
-                    .map(String::as_str)
-                    .filter(|name| name.contains("://"))
-                    .collect();
-                uris.join(",")
-            }
-            "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => self.cluster_name.as_deref()?.to_owned(),
-            "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => self.upstream_host?.to_string(),
-            "ROUTE_NAME" => self.selected?.route.name.to_string(),
-            "VIRTUAL_CLUSTER_NAME" => return None,
-            "HOSTNAME" => self.worker().shared.node.to_string(),
-            "RESPONSE_CODE" => response?.status.to_string(),
-            "RESPONSE_FLAGS" => self.verdict.flags.to_string(),
-            "UPSTREAM_REQUEST_ATTEMPT_COUNT" => self.attempts.to_string(),
-            _ => return None,
-        })
+    ) -> Values {
+        match edits.asks() {
+            true => super::record::with(self, head, response, |record| edits.values(record)),
+            false => Values::default(),
+        }
     }
 
     /// Judged again, by the policies that run now: a stream that they deny ends.

@@ -114,7 +114,6 @@ fn passthrough() -> Cluster {
             panic_threshold: Fraction::NEVER,
             locality_weighted: false,
             slow_start: None,
-            subset_keys: Vec::new(),
             close_on_host_set_change: false,
         },
         connect_timeout: Duration::from_secs(10),

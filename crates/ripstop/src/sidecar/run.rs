@@ -68,7 +68,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         sockets.clone(),
     )?;
     let metrics = config.metrics.iter().map(|at| (*at, Face::Metrics));
-    let pages = metrics.chain([(config.admin, Face::Admin)]);
+    let pages = metrics.chain([(config.ready, Face::Readiness), (config.admin, Face::Admin)]);
     let admin = crate::admin::serve(&running.shared, pages, node(&config), false)?;
     let names = Arc::new(Resolver {
         follower: follower.clone(),

@@ -41,37 +41,6 @@ except urllib.error.HTTPError as refusal:
 print("answer:", answer.status, answer.read().decode())
 "#;
 
-/// HTTP/2 and gRPC, server and client.
-const STREAMS: &str = include_str!("streams.js");
-/// Where the application of Envoy's workload speaks them.
-pub(crate) const GRPC_TARGET: u16 = 8091;
-
-/// What Envoy's workload is told of; `more` is another entry of `hosts`.
-fn scope(more: &str) -> String {
-    format!(
-        "
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {{name: legacy}}
-spec:
-  workloadSelector: {{labels: {{app: legacy}}}}
-  egress: [{{hosts: ['./*'{more}]}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: hidden, namespace: elsewhere}}
-spec:
-  hosts: [{HIDDEN}]
-  resolution: STATIC
-  ports: [{{name: http, number: 80, protocol: HTTP}}]
-  endpoints: [{{address: 127.0.0.8}}]
-"
-    )
-}
-
-/// Out of scope at first.
-pub(crate) const HIDDEN: &str = "hidden.example.com";
-
 const POLICY: &str = "
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
@@ -84,7 +53,7 @@ metadata: {name: legacy}
 spec:
   selector: {matchLabels: {app: legacy}}
   action: ALLOW
-  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/caller]}}], to: [{operation: {methods: [GET, POST]}}]}]
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/caller]}}], to: [{operation: {methods: [GET]}}]}]
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -194,7 +163,6 @@ pub(crate) struct Mesh {
     folder: tempfile::TempDir,
     _control: Guard,
     _hello: Guard,
-    _streams: Guard,
 }
 
 pub(crate) struct Agent {
@@ -206,7 +174,6 @@ pub(crate) struct Agent {
 impl Mesh {
     pub(crate) fn start() -> Mesh {
         program("python3");
-        program("node");
         let folder = tempfile::Builder::new()
             .prefix("envoy")
             .tempdir_in("/tmp")
@@ -215,8 +182,6 @@ impl Mesh {
         std::fs::create_dir(&config).unwrap();
         std::fs::write(config.join("policy.yaml"), POLICY).unwrap();
         std::fs::write(config.join("services.yaml"), services()).unwrap();
-        std::fs::write(config.join("scope.yaml"), scope("")).unwrap();
-        std::fs::write(folder.path().join("streams.js"), STREAMS).unwrap();
         let mut command = ripstop(&folder);
         command.arg("control").arg("--config").arg(&config);
         command.arg("--state").arg(folder.path().join("state"));
@@ -226,60 +191,16 @@ impl Mesh {
         command.args(["run", "--service", "hello", "--port", "http=80:8080", "--"]);
         command.args(["python3", "-c", HELLO]);
         let hello = Guard::spawn("hello", &mut command);
-        let mut command = ripstop(&folder);
-        command.args([
-            "run",
-            "--service",
-            "streams",
-            "--port",
-            "grpc=90:8090",
-            "--",
-        ]);
-        command.args(["node", "streams.js", "serve", "8090"]);
-        let streams = Guard::spawn("streams", &mut command);
         let mesh = Mesh {
             folder,
             _control: control,
             _hello: hello,
-            _streams: streams,
         };
-        for name in ["hello-0.default", "streams-0.default"] {
-            wait::until_true(PATIENCE, name, || {
-                mesh.workload(name)
-                    .is_some_and(|workload| workload["readiness"] == "ready")
-            });
-        }
+        wait::until_true(PATIENCE, "hello", || {
+            mesh.workload("hello-0.default")
+                .is_some_and(|hello| hello["readiness"] == "ready")
+        });
         mesh
-    }
-
-    /// The application behind Envoy that speaks HTTP/2 and gRPC.
-    pub(crate) fn serve_streams(&self) -> Guard {
-        let mut command = Command::new(program("node"));
-        command.arg(self.path("streams.js"));
-        command.args(["serve", &GRPC_TARGET.to_string()]);
-        let mut serving = Guard::spawn("streams behind envoy", &mut command);
-        serving.line_with("serving", PATIENCE);
-        serving
-    }
-
-    /// Calls over HTTP/2 from here, where no sidecar is.
-    pub(crate) fn call_streams(&self, url: &str) -> String {
-        let mut command = Command::new(program("node"));
-        command.arg(self.path("streams.js")).args(["call", url]);
-        called(Guard::spawn("call", &mut command))
-    }
-
-    /// And from a workload of its own with this service account.
-    pub(crate) fn call_streams_as(&self, account: &str, url: &str) -> String {
-        let mut command = ripstop(&self.folder);
-        command.args(["run", "--service-account", account, "--"]);
-        command.args(["node", "streams.js", "call", url]);
-        called(Guard::spawn(account, &mut command))
-    }
-
-    /// Lets Envoy's workload see one more entry of `hosts`, or takes it back.
-    pub(crate) fn set_scope(&self, more: &str) {
-        self.write("scope.yaml", &scope(more));
     }
 
     /// Envoy's, for the service `legacy` on port 80, whose application listens on `target`.
@@ -288,7 +209,6 @@ impl Mesh {
         let mut command = ripstop(&self.folder);
         command.args(["agent", "--service", "legacy", "--port"]);
         command.arg(format!("http=80:{target}"));
-        command.args(["--port", &format!("grpc=90:{GRPC_TARGET}")]);
         command.args(["--protocol", protocol, "--admin", admin]);
         command.arg("--socket").arg(&socket);
         command.arg("--bootstrap").arg(&bootstrap);
@@ -349,24 +269,21 @@ impl Mesh {
         (transport, u16::try_from(20_000 + target % 10_000).unwrap()).into()
     }
 
-    /// The first address of a service.
-    pub(crate) fn vip(&self, host: &str, port: u16) -> SocketAddr {
+    /// The first address of a service, with its port 80.
+    pub(crate) fn vip(&self, host: &str) -> SocketAddr {
         let services = self.services();
         let service = services
             .iter()
             .find(|service| service["host"] == host)
             .unwrap_or_else(|| panic!("no {host} in {services:?}"));
         let address = service["addresses"][0].as_str().unwrap();
-        (address.parse::<IpAddr>().unwrap(), port).into()
+        (address.parse::<IpAddr>().unwrap(), 80).into()
     }
 
-    /// What an Envoy that sees all services of its namespace has to hold, as `KIND NAME`.
+    /// What an Envoy that sees all services has to hold, as `KIND NAME`.
     pub(crate) fn expected(&self) -> BTreeSet<String> {
         let mut expected = BTreeSet::new();
         for service in self.services() {
-            if service["namespace"] != "default" {
-                continue;
-            }
             let host = service["host"].as_str().unwrap();
             for port in service["ports"].as_array().unwrap() {
                 let number = &port["number"];
@@ -382,11 +299,9 @@ impl Mesh {
             }
         }
         let legacy = self.workload("legacy-0.default").unwrap();
-        for port in legacy["ports"].as_array().unwrap() {
-            let target = &port["target_port"];
-            expected.insert(format!("listener inbound|{target}||legacy-0.default"));
-            expected.insert(format!("cluster inbound|{target}||"));
-        }
+        let target = &legacy["ports"][0]["target_port"];
+        expected.insert(format!("listener inbound|{target}||legacy-0.default"));
+        expected.insert(format!("cluster inbound|{target}||"));
         for subset in ["v1", "v2"] {
             expected.insert(format!("cluster outbound|80|{subset}|s0.example.com"));
         }
@@ -415,12 +330,6 @@ impl Agent {
         assert!(self.process.terminate(PATIENCE).success());
         assert!(!self.socket.exists());
     }
-}
-
-fn called(mut calling: Guard) -> String {
-    let line = calling.line_with("called: ", PATIENCE);
-    assert!(calling.wait(PATIENCE).success(), "{}", calling.report());
-    line.trim_start_matches("called: ").to_owned()
 }
 
 fn ripstop(folder: &tempfile::TempDir) -> Command {

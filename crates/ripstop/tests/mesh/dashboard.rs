@@ -118,10 +118,10 @@ fn events_follow_the_mesh_and_end_with_it() {
         flowing(&next("requestsPerSecond"))
     });
     bench.write(
-        "odd.yaml",
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: odd}\nspec:\n  hosts: [hello]\n  http: [{name: '<b>', route: [{destination: {host: hello}}]}]\n",
+        "broken.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: odd}\nspec:\n  hosts: [hello]\n  http: [{name: '<b>', route: [{destination: {host: nowhere}}]}]\n",
     );
-    assert!(bench.run(&["apply", "odd.yaml"]).status.success());
+    assert!(bench.run(&["apply", "broken.yaml"]).status.success());
     let resources = next("VirtualService/default/odd");
     assert!(
         items(&resources)
@@ -131,25 +131,6 @@ fn events_follow_the_mesh_and_end_with_it() {
     // An open stream does not keep the mesh.
     assert!(mesh.terminate(PATIENCE).success());
     nothing_left(&bench.state().display().to_string(), &bench.path("ripstop"));
-}
-
-#[test]
-fn a_control_plane_by_itself_has_one_without_traffic() {
-    let bench = Bench::new(callers()[0], MESH);
-    let mut words = vec!["control", "--config", "mesh.yaml", "--state", "alone"];
-    for option in ["--xds", "--xds-tls", "--monitoring", "--dashboard"] {
-        words.extend([option, "127.0.0.1:0"]);
-    }
-    let mut control = bench.spawn(&words);
-    let line = control.line_with("dashboard is up", PATIENCE);
-    let (_, at) = line.split_once("http://").expect("a URL");
-    let (at, _) = at.split_once('/').expect("its end");
-    let at = at.parse().expect("an address");
-    let mesh = part(at, "mesh");
-    assert_eq!(mesh["name"], "alone");
-    assert_eq!(mesh["measured"], false);
-    assert_eq!(items(&part(at, "services")).len(), 2);
-    assert!(control.terminate(PATIENCE).success());
 }
 
 #[test]

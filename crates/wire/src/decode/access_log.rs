@@ -1,5 +1,6 @@
 //! Access logs: file, stdout, stderr; format and filter.
 
+use ripstop_model::format::{FormatError, Template};
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::http::{AccessLog, Compare, LogFilter, LogFormat, LogSink};
 
@@ -24,6 +25,7 @@ fn access_log(cx: &mut Decoding, m: accesslog::AccessLog) -> Option<AccessLog> {
     };
     cx.field("typed_config", |cx| {
         let (sink, format) = sink(cx, &any)?;
+        readable(cx, &format)?;
         Some(AccessLog {
             sink,
             format,
@@ -74,6 +76,27 @@ fn sink(cx: &mut Decoding, any: &google::Any) -> Option<(LogSink, LogFormat)> {
         ));
         None
     }
+}
+
+/// A log whose format cannot be read is left out: its lines would not say what was asked for.
+fn readable(cx: &mut Decoding, format: &LogFormat) -> Option<()> {
+    let texts: Vec<&str> = match format {
+        LogFormat::Default => Vec::new(),
+        LogFormat::Text(text) => vec![text],
+        LogFormat::Json(fields) => fields.iter().map(|(_, text)| text.as_str()).collect(),
+    };
+    for text in texts {
+        if let Err(error) = Template::parse(text) {
+            cx.field("log_format", |cx| match error {
+                FormatError::Unknown(_) => cx.ignore_here(error.to_string()),
+                FormatError::Unclosed(_) | FormatError::Argument { .. } => {
+                    cx.invalid_here(error.to_string());
+                }
+            });
+            return None;
+        }
+    }
+    Some(())
 }
 
 fn optional_format(

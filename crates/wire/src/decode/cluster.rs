@@ -27,11 +27,11 @@ pub(crate) fn cluster(cx: &mut Decoding, m: cluster::Cluster) -> Option<Cluster>
         max_requests_per_connection, circuit_breakers, http2_protocol_options,
         http_protocol_options, common_http_protocol_options, upstream_http_protocol_options,
         typed_extension_protocol_options, dns_refresh_rate, dns_failure_refresh_rate,
-        respect_dns_ttl, dns_lookup_family, outlier_detection, lb_subset_config,
+        respect_dns_ttl, dns_lookup_family, outlier_detection,
         common_lb_config, transport_socket, metadata, upstream_connection_options,
         load_balancing_policy, cluster_discovery_type, lb_config,
     }
-    refuse { transport_socket_matcher, filters }
+    refuse { transport_socket_matcher, filters, lb_subset_config }
     ignore {
         per_connection_buffer_high_watermark_timeout, dns_resolvers, use_tcp_for_dns_lookups,
         dns_resolution_config, upstream_bind_config, protocol_selection,
@@ -75,7 +75,7 @@ pub(crate) fn cluster(cx: &mut Decoding, m: cluster::Cluster) -> Option<Cluster>
             decay: Duration::from_millis(ms.clamp(1.0, 3_600_000.0) as u64),
         };
     }
-    let lb_common = lb_common(cx, common_lb_config, lb_subset_config, slow_start);
+    let lb_common = lb_common(cx, common_lb_config, slow_start);
 
     let upstream = cluster_protocol::upstream(
         cx,
@@ -477,7 +477,6 @@ fn typed_slow_start(
 fn lb_common(
     cx: &mut Decoding,
     common: Option<cluster::cluster::CommonLbConfig>,
-    subsets: Option<cluster::cluster::LbSubsetConfig>,
     slow_start: Option<SlowStart>,
 ) -> LbCommon {
     use cluster::cluster::common_lb_config::LocalityConfigSpecifier as Locality;
@@ -485,7 +484,6 @@ fn lb_common(
         panic_threshold: envoy::PANIC_THRESHOLD,
         locality_weighted: false,
         slow_start,
-        subset_keys: Vec::new(),
         close_on_host_set_change: false,
     };
     cx.field("common_lb_config", |cx| {
@@ -503,19 +501,6 @@ fn lb_common(
             Some(Locality::ZoneAwareLbConfig(_)) => cx.ignore("zone_aware_lb_config", true),
             None => {}
         }
-    });
-    cx.field("lb_subset_config", |cx| {
-        let Some(m) = subsets else { return };
-        fields!(cx, m => cluster::cluster::LbSubsetConfig { subset_selectors }
-        ignore {
-            fallback_policy, default_subset, locality_weight_aware, scale_locality_weight,
-            panic_mode_any, list_as_any, metadata_fallback_policy,
-        });
-        lb.subset_keys = cx.each("subset_selectors", subset_selectors, |cx, m| {
-            fields!(cx, m => cluster::cluster::lb_subset_config::LbSubsetSelector { keys }
-                ignore { single_host_per_subset, fallback_policy, fallback_keys_subset });
-            Some(keys)
-        });
     });
     lb
 }

@@ -14,7 +14,7 @@ use super::access_log::access_logs;
 use super::http::manager;
 use super::http_filter::type_of;
 use super::tls::{Socket, downstream_socket};
-use super::value::{cidr, flag, metadata, resource, socket_address, subset};
+use super::value::{cidr, flag, metadata, resource, socket_address};
 use super::{Decoding, authz, fields, is};
 use crate::pb::{core, foreign, hcm, kind, listener, listener_filters, network_rbac, tcp_proxy};
 
@@ -306,13 +306,13 @@ fn tcp(cx: &mut Decoding, m: tcp_proxy::TcpProxy) -> Option<TcpProxy> {
         Some(ClusterSpecifier::Cluster(name)) => Some(Split::One(name.into())),
         Some(ClusterSpecifier::WeightedClusters(m)) => cx.field("weighted_clusters", |cx| {
             let shares = cx.each("clusters", m.clusters, |cx, m| {
-                fields!(cx, m => tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight { name, weight, metadata_match });
+                fields!(cx, m => tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight { name, weight }
+                    ignore { metadata_match });
                 Some(Share {
                     cluster: name.into(),
                     weight,
                     headers: Default::default(),
                     host_rewrite: None,
-                    subset: subset(cx, "metadata_match", metadata_match),
                     per_filter: Default::default(),
                 })
             });

@@ -11,7 +11,7 @@ use ripstop_model::snapshot::route::{
 use ripstop_model::snapshot::tls::Pem;
 
 use super::route::per_filter;
-use super::value::{RawEdits, header_edits, pem, runtime_fraction, subset, substitution};
+use super::value::{RawEdits, header_edits, pem, runtime_fraction, substitution};
 use super::{Decoding, fields, retry};
 use crate::pb::{core, google, route};
 
@@ -49,7 +49,7 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
         ClusterNotFoundResponseCode as Missing, HostRewriteSpecifier as Host,
     };
     fields!(cx, m => route::RouteAction {
-            cluster_not_found_response_code, metadata_match, prefix_rewrite, regex_rewrite,
+            cluster_not_found_response_code, prefix_rewrite, regex_rewrite,
             path_rewrite, append_x_forwarded_host, timeout, idle_timeout, retry_policy,
             request_mirror_policies, priority, hash_policy, max_grpc_timeout, grpc_timeout_offset,
             upgrade_configs, max_stream_duration, cluster_specifier, host_rewrite_specifier,
@@ -58,6 +58,7 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
         ignore {
             path_rewrite_policy, flush_timeout, early_data_policy, retry_policy_typed_config, cors,
             internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy,
+            metadata_match,
         }
         inert { include_vh_rate_limits });
     let to = split(cx, cluster_specifier);
@@ -151,7 +152,6 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
             core::RoutingPriority::Default => Priority::Default,
             core::RoutingPriority::High => Priority::High,
         },
-        subset: subset(cx, "metadata_match", metadata_match),
         upgrades,
         missing_cluster_status,
         to: to?,
@@ -199,10 +199,11 @@ fn split(cx: &mut Decoding, m: Option<route::route_action::ClusterSpecifier>) ->
 fn share(cx: &mut Decoding, m: route::weighted_cluster::ClusterWeight) -> Option<Share> {
     use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     fields!(cx, m => route::weighted_cluster::ClusterWeight {
-        name, weight, metadata_match, request_headers_to_add, request_headers_to_remove,
-        response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
-        host_rewrite_specifier, cluster_header,
-    });
+            name, weight, request_headers_to_add, request_headers_to_remove,
+            response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
+            host_rewrite_specifier, cluster_header,
+        }
+        ignore { metadata_match });
     if !cluster_header.is_empty() {
         cx.invalid("cluster_header", "is not supported in a weighted cluster");
     }
@@ -221,7 +222,6 @@ fn share(cx: &mut Decoding, m: route::weighted_cluster::ClusterWeight) -> Option
         headers,
         host_rewrite: host_rewrite_specifier
             .map(|HostRewriteSpecifier::HostRewriteLiteral(host)| host),
-        subset: subset(cx, "metadata_match", metadata_match),
         per_filter: per_filter(cx, typed_per_filter_config),
     })
 }

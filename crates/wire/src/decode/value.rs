@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use ripstop_model::format::{FormatError, Template};
 use ripstop_model::snapshot::endpoint::Target;
 use ripstop_model::snapshot::header::{Append, Edit, Edits, HeaderEdits};
 use ripstop_model::snapshot::matching::{
-    HeaderMatch, HeaderTest, Pattern, QueryMatch, StringMatch,
+    HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch,
 };
 use ripstop_model::snapshot::tls::Pem;
 use ripstop_model::snapshot::{Fraction, Resource};
@@ -100,17 +101,14 @@ pub(super) fn query_match(
 ) -> Option<QueryMatch> {
     use route::query_parameter_matcher::QueryParameterMatchSpecifier as Specifier;
     fields!(cx, m => route::QueryParameterMatcher { name, query_parameter_match_specifier });
-    let value = match query_parameter_match_specifier {
-        None | Some(Specifier::PresentMatch(true)) => None,
-        Some(Specifier::PresentMatch(false)) => {
-            cx.invalid("present_match", "false is not supported");
-            return None;
-        }
+    let test = match query_parameter_match_specifier {
+        None => QueryTest::Present(true),
+        Some(Specifier::PresentMatch(present)) => QueryTest::Present(present),
         Some(Specifier::StringMatch(m)) => {
-            Some(cx.field("string_match", |cx| string_match(cx, m))?)
+            QueryTest::String(cx.field("string_match", |cx| string_match(cx, m))?)
         }
     };
-    Some(QueryMatch { name, value })
+    Some(QueryMatch { name, test })
 }
 
 pub(super) fn fraction(cx: &mut Decoding, m: kind::FractionalPercent) -> Option<Fraction> {
@@ -265,6 +263,21 @@ pub(super) fn header_edits(cx: &mut Decoding, raw: RawEdits) -> HeaderEdits {
     }
 }
 
+/// A header whose value cannot be computed is left out rather than sent as something else.
+fn header_template(cx: &mut Decoding, value: &str) -> Option<()> {
+    cx.field("value", |cx| match Template::parse(value) {
+        Ok(_) => Some(()),
+        Err(error @ FormatError::Unknown(_)) => {
+            cx.ignore_here(error.to_string());
+            None
+        }
+        Err(error) => {
+            cx.invalid_here(error.to_string());
+            None
+        }
+    })
+}
+
 #[allow(deprecated)] // `append` is what older control planes send.
 fn edit(cx: &mut Decoding, m: core::HeaderValueOption) -> Option<Edit> {
     use core::header_value_option::HeaderAppendAction;
@@ -282,6 +295,7 @@ fn edit(cx: &mut Decoding, m: core::HeaderValueOption) -> Option<Edit> {
             cx.invalid("raw_value", "is not UTF-8, which is not supported");
             return None;
         };
+        header_template(cx, &value)?;
         Some((key, value))
     })?;
     let append = match append {
@@ -347,25 +361,6 @@ pub(super) fn strings(cx: &mut Decoding, m: google::Struct) -> Vec<(String, Stri
     }
     pairs.sort();
     pairs
-}
-
-/// `metadata_match`: the subset, by `envoy.lb` labels.
-pub(super) fn subset(
-    cx: &mut Decoding,
-    name: &str,
-    m: Option<core::Metadata>,
-) -> Vec<(String, String)> {
-    let Some(core::Metadata {
-        mut filter_metadata,
-        typed_filter_metadata: _,
-    }) = m
-    else {
-        return Vec::new();
-    };
-    match filter_metadata.remove("envoy.lb") {
-        Some(labels) => cx.field(name, |cx| strings(cx, labels)),
-        None => Vec::new(),
-    }
 }
 
 /// The user's resource behind a message: ripstop's own record of it, else Istio's `config` path.

@@ -229,9 +229,8 @@ fn slow_start(s: &SlowStart) -> cluster::cluster::SlowStartConfig {
 }
 
 fn lb_common(m: &mut cluster::Cluster, lb: &LbCommon) {
+    use cluster::cluster::CommonLbConfig;
     use cluster::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
-    use cluster::cluster::lb_subset_config::LbSubsetSelector;
-    use cluster::cluster::{CommonLbConfig, LbSubsetConfig};
     m.common_lb_config = Some(CommonLbConfig {
         healthy_panic_threshold: percent(lb.panic_threshold),
         close_connections_on_host_set_change: lb.close_on_host_set_change,
@@ -240,19 +239,6 @@ fn lb_common(m: &mut cluster::Cluster, lb: &LbCommon) {
         }),
         ..Default::default()
     });
-    if !lb.subset_keys.is_empty() {
-        m.lb_subset_config = Some(LbSubsetConfig {
-            subset_selectors: lb
-                .subset_keys
-                .iter()
-                .map(|keys| LbSubsetSelector {
-                    keys: keys.clone(),
-                    ..Default::default()
-                })
-                .collect(),
-            ..Default::default()
-        });
-    }
 }
 
 fn breakers(b: &Breakers) -> cluster::CircuitBreakers {

@@ -8,7 +8,7 @@ use ripstop_model::snapshot::listener::{
 use ripstop_model::snapshot::route::Split;
 
 use super::access_log::access_log;
-use super::value::{Meta, any, cidr, duration, limit, socket_address, subset, truth, uint, when};
+use super::value::{Meta, any, cidr, duration, limit, socket_address, truth, uint, when};
 use super::{authz, http, tls};
 use crate::pb::{core, google, kind, listener, listener_filters, tcp_proxy};
 
@@ -141,7 +141,7 @@ fn tcp(t: &TcpProxy) -> tcp_proxy::TcpProxy {
                         .map(|s| ClusterWeight {
                             name: s.cluster.to_string(),
                             weight: s.weight,
-                            metadata_match: subset(&s.subset),
+                            metadata_match: None,
                         })
                         .collect(),
                 }))

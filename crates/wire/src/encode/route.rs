@@ -12,7 +12,7 @@ use ripstop_model::snapshot::route::{
 
 use super::value::{
     Meta, any, boolean, duration, header_edits, header_match, limit, pattern, query_match,
-    runtime_fraction, string_match, subset, substitution, truth, uint,
+    runtime_fraction, string_match, substitution, truth, uint,
 };
 use super::{authz, http};
 use crate::pb::{core, cors, google, http_rbac, previous_hosts, previous_priorities, route};
@@ -142,7 +142,6 @@ fn forward(f: &Forward) -> route::RouteAction {
             Priority::High => core::RoutingPriority::High,
         }
         .into(),
-        metadata_match: subset(&f.subset),
         upgrade_configs: f
             .upgrades
             .iter()
@@ -200,7 +199,6 @@ fn share(s: &Share) -> route::weighted_cluster::ClusterWeight {
     route::weighted_cluster::ClusterWeight {
         name: s.cluster.to_string(),
         weight: uint(s.weight),
-        metadata_match: subset(&s.subset),
         request_headers_to_add: edits.request_add,
         request_headers_to_remove: edits.request_remove,
         response_headers_to_add: edits.response_add,

@@ -9,7 +9,7 @@ use prost::{Message, Name};
 use ripstop_model::snapshot::endpoint::Target;
 use ripstop_model::snapshot::header::{Append, Edit, HeaderEdits};
 use ripstop_model::snapshot::matching::{
-    HeaderMatch, HeaderTest, Pattern, QueryMatch, StringMatch,
+    HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch,
 };
 use ripstop_model::snapshot::tls::Pem;
 use ripstop_model::snapshot::{Fraction, Resource};
@@ -127,9 +127,9 @@ pub(super) fn query_match(m: &QueryMatch) -> route::QueryParameterMatcher {
     use route::query_parameter_matcher::QueryParameterMatchSpecifier as Specifier;
     route::QueryParameterMatcher {
         name: m.name.clone(),
-        query_parameter_match_specifier: Some(match &m.value {
-            None => Specifier::PresentMatch(true),
-            Some(test) => Specifier::StringMatch(string_match(test)),
+        query_parameter_match_specifier: Some(match &m.test {
+            QueryTest::Present(present) => Specifier::PresentMatch(*present),
+            QueryTest::String(test) => Specifier::StringMatch(string_match(test)),
         }),
     }
 }
@@ -307,13 +307,6 @@ impl Meta {
             typed_filter_metadata: HashMap::new(),
         })
     }
-}
-
-/// `metadata_match`.
-pub(super) fn subset(labels: &[(String, String)]) -> Option<core::Metadata> {
-    let mut meta = Meta::default();
-    meta.put_all("envoy.lb", strings(labels.iter().map(|(k, v)| (k, v))));
-    meta.finish()
 }
 
 /// `VirtualService` → `virtual-service`.

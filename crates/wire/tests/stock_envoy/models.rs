@@ -101,7 +101,6 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
             panic_threshold: Fraction::NEVER,
             locality_weighted: false,
             slow_start: None,
-            subset_keys: Vec::new(),
             close_on_host_set_change: false,
         },
         connect_timeout: Duration::from_secs(10),
@@ -263,7 +262,6 @@ pub(super) fn clusters() -> Vec<Cluster> {
                     aggression: 1.0,
                     min_percent: 10.0,
                 }),
-                subset_keys: vec![vec!["version".into()]],
                 locality_weighted: true,
                 ..cluster("x", eds("x")).lb_common
             },
@@ -423,7 +421,6 @@ fn forward(to: Split) -> Forward {
             shadow_suffix: true,
         }],
         priority: Priority::High,
-        subset: vec![("version".into(), "v1".into())],
         upgrades: vec![("websocket".into(), false)],
         missing_cluster_status: 503,
     }
@@ -435,7 +432,6 @@ pub(super) fn routes() -> RouteConfig {
         weight,
         headers: edits(),
         host_rewrite: None,
-        subset: Vec::new(),
         per_filter: PerFilter::default(),
     };
     let route = |path: PathMatch, action| {
@@ -452,7 +448,7 @@ pub(super) fn routes() -> RouteConfig {
                 ],
                 query: vec![QueryMatch {
                     name: "q".into(),
-                    value: None,
+                    test: QueryTest::Present(false),
                 }],
                 fraction: Some(Fraction::percent(50.0)),
                 ..RouteMatch::any()

@@ -70,7 +70,6 @@ fn to_destinations(context: &Context<'_, '_>, http: &HttpRoute) -> Option<Forwar
             weight,
             headers: edits(own),
             host_rewrite: authority(own),
-            subset: Vec::new(),
             per_filter: PerFilter::default(),
         }
     })?;

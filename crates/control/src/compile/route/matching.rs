@@ -3,7 +3,7 @@
 use ripstop_model::intent::selection::StringMatch as Typed;
 use ripstop_model::intent::virtual_service::HttpMatch;
 use ripstop_model::snapshot::matching::{
-    HeaderMatch, HeaderTest, Pattern, QueryMatch, StringMatch,
+    HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch,
 };
 use ripstop_model::snapshot::route::{PathMatch, RouteMatch};
 
@@ -39,7 +39,7 @@ pub(super) fn compile(matching: &HttpMatch) -> Option<RouteMatch> {
     for (name, typed) in &matching.query_params {
         query.push(QueryMatch {
             name: name.clone(),
-            value: string(typed)?,
+            test: string(typed)?.map_or(QueryTest::Present(true), QueryTest::String),
         });
     }
     Some(RouteMatch {

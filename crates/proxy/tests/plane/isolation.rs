@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use ripstop_model::seam::Family;
 use ripstop_proxy::{Pending, Sidecar, Sockets};
+use ripstop_testkit::wait;
 
-use super::*;
+use crate::kit::{bootstrap, client, options, serve};
 
 /// Dialling the application panics.
 struct Broken;

@@ -1,110 +1,12 @@
-//! The data plane in this process, on loopback, from a bootstrap to bytes.
+//! Requests and responses through one listener to one cluster: bodies, limits, upgrades, new configurations.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use ripstop_model::snapshot::Snapshot;
-use ripstop_proxy::{Options, Running};
-use ripstop_telemetry::Registry;
 use ripstop_testkit::http::Client;
-use ripstop_testkit::upstream::{Step, Upstream, response, response_with};
+use ripstop_testkit::upstream::{Step, Upstream, response};
 use ripstop_testkit::wait;
 
-/// A listener `l` whose table is `routes` (YAML, indented by twelve), and clusters on the given ports.
-fn bootstrap(hcm: &str, routes: &str, clusters: &[(&str, &[u16], &str)]) -> String {
-    let mut text = format!(
-        r#"
-static_resources:
-  listeners:
-  - name: l
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: l
-{hcm}
-          http_filters:
-          - name: router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-          route_config:
-            name: r
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-{routes}
-  clusters:
-"#
-    );
-    for (name, ports, settings) in clusters {
-        let endpoints: String = ports
-            .iter()
-            .map(|port| {
-                format!(
-                    "          - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}\n"
-                )
-            })
-            .collect();
-        text.push_str(&format!(
-            "  - name: {name}\n    type: STATIC\n    connect_timeout: 1s\n{settings}    load_assignment:\n      cluster_name: {name}\n      endpoints:\n      - lb_endpoints:\n{endpoints}"
-        ));
-    }
-    text
-}
-
-fn snapshot(text: &str) -> Arc<Snapshot> {
-    let parsed = ripstop_wire::bootstrap::parse(text).unwrap_or_else(|error| panic!("{error}"));
-    let mut snapshot = Snapshot::default();
-    for listener in parsed.listeners {
-        snapshot.listeners.insert(listener.name.clone(), listener);
-    }
-    for cluster in parsed.clusters {
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
-    }
-    Arc::new(snapshot)
-}
-
-fn options(text: &str, workers: usize) -> Options {
-    Options {
-        workers,
-        snapshot: snapshot(text),
-        demand: None,
-        sidecar: None,
-        node: "test".into(),
-        registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
-        spans: None,
-        workload: None,
-        identity: None,
-        secrets: Vec::new(),
-        drain_time: Duration::from_secs(5),
-    }
-}
-
-fn start(text: &str, workers: usize) -> Running {
-    serve(options(text, workers))
-}
-
-fn serve(options: Options) -> Running {
-    let running = ripstop_proxy::run(options).expect("threads");
-    assert!(
-        running.listen_errors.is_empty(),
-        "{:?}",
-        running.listen_errors
-    );
-    wait::until_true(wait::GENEROUS, "ready", || running.ready());
-    running
-}
-
-fn client(running: &Running) -> Client {
-    Client::connect(running.address("l").expect("bound"))
-}
-
-mod isolation;
-mod routing;
-
-const TO_A: &str = "              - match: {prefix: /}\n                route: {cluster: a}\n";
+use crate::kit::{TO_A, bootstrap, client, snapshot, start};
 
 #[test]
 fn requests_are_forwarded_and_connections_reused() {
@@ -161,67 +63,6 @@ fn bodies_flow_both_ways_in_any_framing() {
     assert_eq!(client.response().unwrap().text(), "abc");
     let head = client.request("HEAD", "a", "/length", &[], b"");
     assert_eq!(head.unwrap().status, 200);
-}
-
-#[test]
-fn the_proxys_own_answers_say_why() {
-    let routes = "              - match: {path: /direct}\n                direct_response: {status: 418, body: {inline_string: teapot}}\n              - match: {prefix: /go}\n                redirect: {prefix_rewrite: /went}\n              - match: {prefix: /none}\n                route: {cluster: nobody}\n              - match: {prefix: /refused}\n                route: {cluster: refused}\n";
-    let port = ripstop_testkit::port::reserve();
-    let running = start(
-        &bootstrap(
-            "",
-            routes,
-            &[("refused", &[port.number()], ""), ("nobody", &[], "")],
-        ),
-        1,
-    );
-    let mut client = client(&running);
-    for (path, status, reason) in [
-        ("/direct", 418, "direct_response"),
-        ("/go/x", 301, "redirect"),
-        ("/none", 503, "no_healthy_endpoint"),
-        ("/refused", 503, "connect_failure"),
-        ("/elsewhere", 404, "route_not_found"),
-    ] {
-        let response = client.get("a", path);
-        assert_eq!(response.status, status, "{path}");
-        assert_eq!(response.header("x-ripstop-reason"), Some(reason), "{path}");
-    }
-    client.send(b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n");
-    let refused = client.response().unwrap();
-    assert_eq!(refused.status, 400);
-    assert!(client.closed());
-}
-
-#[test]
-fn retries_go_elsewhere_and_bodies_are_sent_again() {
-    let bad = Upstream::always(503, "bad");
-    let good = Upstream::http(|request| response(200, &String::from_utf8_lossy(&request.body)));
-    let routes = "              - match: {prefix: /}\n                route:\n                  cluster: a\n                  retry_policy:\n                    retry_on: 5xx\n                    num_retries: 1\n                    retry_host_predicate:\n                    - name: previous\n                      typed_config: {\"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}\n                    host_selection_retry_max_attempts: 5\n";
-    let running = start(
-        &bootstrap("", routes, &[("a", &[bad.port(), good.port()], "")]),
-        1,
-    );
-    let mut client = client(&running);
-    for _ in 0..10 {
-        let response = client.request("POST", "a", "/", &[], b"again").unwrap();
-        assert_eq!((response.status, response.text().as_str()), (200, "again"));
-    }
-    assert!(!bad.requests().is_empty());
-}
-
-#[test]
-fn a_pooled_connection_that_ended_costs_a_get_nothing() {
-    let up = Upstream::http(|request| match request.number % 2 {
-        0 => response(200, "kept"),
-        // Takes the request and closes without a byte.
-        _ => vec![Step::Close],
-    });
-    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
-    let mut client = client(&running);
-    for _ in 0..4 {
-        assert_eq!(client.get("a", "/").status, 200);
-    }
 }
 
 #[test]
@@ -340,30 +181,6 @@ fn a_new_configuration_closes_nothing() {
         });
     }
     assert_eq!(client.get("a", "/").text(), "second");
-}
-
-#[test]
-fn draining_finishes_requests_and_closes_the_idle() {
-    let up = Upstream::http(|_| {
-        let mut steps = vec![Step::Wait(Duration::from_millis(300))];
-        steps.extend(response_with(200, &[("x-late", "1")], "finished"));
-        steps
-    });
-    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
-    let mut idle = client(&running);
-    let mut busy = client(&running);
-    busy.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-    wait::until_true(wait::GENEROUS, "the request", || up.requests().len() == 1);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(running.drain());
-    assert!(!running.ready());
-    assert!(idle.closed());
-    let response = busy.response().unwrap();
-    assert_eq!(response.text(), "finished");
-    assert_eq!(response.header("connection"), Some("close"));
 }
 
 #[test]

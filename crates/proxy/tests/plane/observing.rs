@@ -1,104 +1,24 @@
 //! What requests leave behind: Envoy's counters, and members taken out for what they did. In this process, on loopback.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use ripstop_model::snapshot::Snapshot;
-use ripstop_proxy::{Options, Running, stats};
-use ripstop_telemetry::Registry;
-use ripstop_testkit::http::Client;
+use ripstop_proxy::Running;
 use ripstop_testkit::upstream::{Upstream, response};
 use ripstop_testkit::wait;
 
+use crate::kit::{self, client, reaches, snapshot, stat};
+
 /// A listener `l`, all of whose requests go to the cluster `a` on these ports. `route` and `settings` in YAML.
 fn bootstrap(ports: &[u16], route: &str, settings: &str) -> String {
-    let endpoints: String = ports
-        .iter()
-        .map(|port| {
-            format!("{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}},")
-        })
-        .collect();
-    format!(
-        r#"
-static_resources:
-  listeners:
-  - name: l
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: web
-          http_filters:
-          - name: router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-          route_config:
-            name: r
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - match: {{prefix: /}}
-                route: {{cluster: a{route}}}
-  clusters:
-  - name: a
-    type: STATIC
-    connect_timeout: 1s
-    load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{endpoints}]}}]}}
-{settings}
-"#
-    )
-}
-
-fn snapshot(text: &str) -> Arc<Snapshot> {
-    let parsed = ripstop_wire::bootstrap::parse(text).unwrap_or_else(|error| panic!("{error}"));
-    let mut snapshot = Snapshot::default();
-    for listener in parsed.listeners {
-        snapshot.listeners.insert(listener.name.clone(), listener);
-    }
-    for cluster in parsed.clusters {
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
-    }
-    Arc::new(snapshot)
+    let routes = format!(
+        "              - match: {{prefix: /}}\n                route: {{cluster: a{route}}}\n"
+    );
+    kit::bootstrap("", &routes, &[("a", ports, settings)])
+        .replace("stat_prefix: l", "stat_prefix: web")
 }
 
 fn start(text: &str) -> Running {
-    let running = ripstop_proxy::run(Options {
-        workers: 2,
-        snapshot: snapshot(text),
-        demand: None,
-        sidecar: None,
-        node: "test".into(),
-        registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
-        spans: None,
-        workload: None,
-        identity: None,
-        secrets: Vec::new(),
-        drain_time: Duration::from_secs(5),
-    })
-    .expect("threads");
-    wait::until_true(wait::GENEROUS, "ready", || running.ready());
-    running
-}
-
-fn client(running: &Running) -> Client {
-    Client::connect(running.address("l").expect("bound"))
-}
-
-/// The value of a counter or gauge; `None` while there is none of that name.
-fn stat(running: &Running, name: &str) -> Option<i64> {
-    stats::refresh(&running.shared);
-    let text = running.shared.registry.stats().text(name);
-    text.lines().find_map(|line| {
-        let (found, value) = line.split_once(": ")?;
-        (found == name).then(|| value.parse().unwrap())
-    })
-}
-
-#[track_caller]
-fn reaches(running: &Running, name: &str, value: i64) {
-    wait::until_true(wait::GENEROUS, name, || stat(running, name) == Some(value));
+    kit::start(text, 2)
 }
 
 #[test]

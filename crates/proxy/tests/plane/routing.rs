@@ -1,6 +1,11 @@
 //! What routes and policies do to requests.
 
-use super::*;
+use std::time::Duration;
+
+use ripstop_testkit::upstream::{Step, Upstream, response};
+use ripstop_testkit::wait;
+
+use crate::kit::{TO_A, bootstrap, client, snapshot, start};
 
 /// An RBAC filter before the router; `rules` in YAML flow style.
 fn with_rbac(text: &str, rules: &str) -> String {

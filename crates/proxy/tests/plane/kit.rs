@@ -9,8 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use ripstop_identity::ca::Lifetimes;
 use ripstop_identity::{Authority, Key, Slot, Trust};
 use ripstop_model::snapshot::Snapshot;
-use ripstop_proxy::{Identity, Options, Running};
+use ripstop_model::snapshot::http::HttpProxy;
+use ripstop_model::snapshot::listener::Terminal;
+use ripstop_proxy::{Identity, Options, Running, stats};
 use ripstop_telemetry::Registry;
+use ripstop_testkit::http::Client;
 use ripstop_testkit::wait;
 
 /// A listener `l` whose table is `routes` (YAML, indented by twelve), and clusters on the given ports.
@@ -71,12 +74,8 @@ pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
     Arc::new(snapshot)
 }
 
-pub(crate) fn start(text: &str, workers: usize) -> Running {
-    start_as(text, workers, None)
-}
-
-pub(crate) fn start_as(text: &str, workers: usize, identity: Option<Identity>) -> Running {
-    let running = ripstop_proxy::run(Options {
+pub(crate) fn options(text: &str, workers: usize) -> Options {
+    Options {
         workers,
         snapshot: snapshot(text),
         demand: None,
@@ -85,11 +84,25 @@ pub(crate) fn start_as(text: &str, workers: usize, identity: Option<Identity>) -
         registry: Registry::new(ripstop_telemetry::metrics::Limits::default()),
         spans: None,
         workload: None,
-        identity,
+        identity: None,
         secrets: Vec::new(),
         drain_time: Duration::from_secs(5),
+    }
+}
+
+pub(crate) fn start(text: &str, workers: usize) -> Running {
+    serve(options(text, workers))
+}
+
+pub(crate) fn start_as(text: &str, workers: usize, identity: Option<Identity>) -> Running {
+    serve(Options {
+        identity,
+        ..options(text, workers)
     })
-    .expect("threads");
+}
+
+pub(crate) fn serve(options: Options) -> Running {
+    let running = ripstop_proxy::run(options).expect("threads");
     assert!(
         running.listen_errors.is_empty(),
         "{:?}",
@@ -97,6 +110,42 @@ pub(crate) fn start_as(text: &str, workers: usize, identity: Option<Identity>) -
     );
     wait::until_true(wait::GENEROUS, "ready", || running.ready());
     running
+}
+
+/// Changes the connection managers of a snapshot in ways that no bootstrap can say.
+pub(crate) fn edit(snapshot: &mut Arc<Snapshot>, change: impl Fn(&mut HttpProxy)) {
+    let snapshot = Arc::make_mut(snapshot);
+    for held in snapshot.listeners.values_mut() {
+        for chain in &mut Arc::make_mut(held).chains {
+            if let Terminal::Http(proxy) = &mut Arc::make_mut(chain).terminal {
+                change(Arc::make_mut(proxy));
+            }
+        }
+    }
+}
+
+/// A client of the listener `l`.
+pub(crate) fn client(running: &Running) -> Client {
+    Client::connect(running.address("l").expect("bound"))
+}
+
+/// Every request to the cluster `a`.
+pub(crate) const TO_A: &str =
+    "              - match: {prefix: /}\n                route: {cluster: a}\n";
+
+/// The value of a counter or gauge; `None` while there is none of that name.
+pub(crate) fn stat(running: &Running, name: &str) -> Option<i64> {
+    stats::refresh(&running.shared);
+    let text = running.shared.registry.stats().text(name);
+    text.lines().find_map(|line| {
+        let (found, value) = line.split_once(": ")?;
+        (found == name).then(|| value.parse().unwrap())
+    })
+}
+
+#[track_caller]
+pub(crate) fn reaches(running: &Running, name: &str, value: i64) {
+    wait::until_true(wait::GENEROUS, name, || stat(running, name) == Some(value));
 }
 
 /// A mesh's authority.
@@ -218,7 +267,7 @@ impl H2Server {
                         _ = &mut stopped => return,
                     };
                     told.connections.fetch_add(1, Ordering::SeqCst);
-                    tokio::spawn(serve(stream, told.clone(), answer.clone()));
+                    tokio::spawn(converse(stream, told.clone(), answer.clone()));
                 }
             });
         });
@@ -247,7 +296,7 @@ impl H2Server {
     }
 }
 
-async fn serve<A>(stream: tokio::net::TcpStream, counts: Arc<Counts>, answer: Arc<A>)
+async fn converse<A>(stream: tokio::net::TcpStream, counts: Arc<Counts>, answer: Arc<A>)
 where
     A: Fn(&Request<()>, &[u8]) -> Reply + Send + Sync + 'static,
 {

@@ -1,0 +1,13 @@
+//! The data plane in this process, on loopback, from a bootstrap to bytes.
+
+mod drain;
+mod http2;
+mod isolation;
+mod kit;
+mod mirror;
+mod observing;
+mod reasons;
+mod replay;
+mod retry;
+mod routing;
+mod serving;
