@@ -1,0 +1,35 @@
+//! The language hooks against real programs: whom the table blames for each call, and whom the URL says.
+//!
+//! The work is done by Python programs in `trace/`, which need nothing but python3 and node; all traffic stays on
+//! loopback. By hand: `python3 crates/host/tests/trace/drive.py`, which takes interpreters of other versions.
+
+use std::process::Command;
+
+/// Runs a program of `trace/`; its output is shown when it fails.
+fn run(name: &str, arguments: &[&str]) {
+    let program = format!("{}/tests/trace/{name}", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("python3")
+        .arg("-B")
+        .arg(&program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("python3: {error}: run scripts/prerequisites.sh test"));
+    assert!(
+        output.status.success(),
+        "{name}: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn every_call_is_attributed_to_the_request_that_made_it_or_to_none() {
+    run("drive.py", &["--requests", "2", "--parallel", "6"]);
+}
+
+#[test]
+fn a_program_does_not_notice_its_hook() {
+    run("unnoticed.py", &[]);
+}

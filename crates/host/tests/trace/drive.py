@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""Plays the sidecar: sends requests to a program, serves its calls, and says whom the table blames for each of them.
+
+The truth travels in the URL. A call to /leaf?id=K is made while K is being served and must be attributed to K; one to
+/late?id=K may come after the answer, and /background belongs to nobody. What the table says counts as the sidecar counts
+it: the row's inbound connection has a request in flight now, and more bytes had been read from that connection than had
+been sent when that request began. Prints a table; ends with 1 when one parent was wrong or one call went unattributed
+that should not have.
+
+"""
+
+import argparse
+import asyncio
+import collections
+import os
+import random
+import socket
+import struct
+import sys
+import tempfile
+import mmap
+import urllib.parse
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SLOTS, SLOT, HEADER = 8192, 128, 64
+
+SHARED = ["immediate", "delayed", "sequential", "fanout", "timer"]
+LATE = ["after", "straggler", "lazy_poller"]
+LOOP = SHARED + ["executor", "pooled"] + LATE
+CALLS = SHARED + ["pool", "upload"] + LATE
+# Program -> its command, and its patterns.
+PYTHON = {
+    "threads": (["threads.py"], SHARED + ["urllib", "executor", "pooled", "reuse", "lazy_worker"] + LATE),
+    "prefork": (["threads.py", "prefork"], ["immediate", "pooled", "after"]),
+    "reactor-hands-over": (["reactor.py", "hands-over"], ["immediate", "pooled"]),
+    "reactor-reads": (["reactor.py", "reads"], ["immediate", "pooled"]),
+    "streams": (["loop.py", "streams"], LOOP),
+    "deadlines": (["loop.py", "deadlines"], LOOP),
+    "per-request": (["loop.py", "per-request"], LOOP),
+    "per-connection": (["loop.py", "per-connection"], LOOP),
+}
+NODE = {
+    "fresh": (["server.js", "fresh"], CALLS),
+    "agent": (["server.js", "agent"], CALLS),
+    "few": (["server.js", "few"], CALLS),
+    "fetch": (["server.js", "fetch"], CALLS),
+    "cluster": (["server.js", "cluster"], ["immediate", "fanout", "after"]),
+}
+# Where the hooks cannot know, and so must be silent.
+SILENT = {
+    ("reactor-reads", "immediate"): "the program's own loop reads many requests and queues them",
+    ("reactor-reads", "pooled"): "the program's own loop reads many requests and queues them",
+    ("per-connection", "after"): "a task that is still busy with the last answer was not woken up by the next request",
+}
+
+
+def key(local, remote):
+    """A row's key, of the two ends of a TCP connection over IPv4."""
+    wide = bytes(10) + b"\xff\xff"
+    ports = struct.pack("<HH", local[1], remote[1])
+    return wide + socket.inet_aton(local[0]) + wide + socket.inet_aton(remote[0]) + ports
+
+
+class Table:
+    """The table as the keeper makes it and the sidecar reads it."""
+
+    def __init__(self, path):
+        self.path = path
+        with open(path, "wb") as file:
+            file.write(struct.pack("<8sII", b"ripstop1", SLOTS, SLOT).ljust(HEADER, b"\0"))
+            file.truncate(HEADER + SLOTS * SLOT)
+        with open(path, "r+b") as file:
+            self.map = mmap.mmap(file.fileno(), 0)
+
+    def find(self, key):
+        """The offset of the row with this key."""
+        home = struct.unpack("<H", key[32:34])[0] * 31 + struct.unpack("<H", key[34:36])[0] * 17
+        home += struct.unpack(">H", key[30:32])[0]
+        for probe in range(8):
+            at = HEADER + ((home + probe) & (SLOTS - 1)) * SLOT
+            if self.map[at + 4] and self.map[at + 16 : at + 52] == key:
+                return at
+        return None
+
+    def serves(self, key):
+        """(the inbound connection's key, received), or None."""
+        at = self.find(key)
+        if at is None:
+            return None
+        row = self.map[at : at + 112]
+        sequence, state = struct.unpack("<IB", row[:5])
+        if sequence & 1 or state != 2:
+            return None
+        return row[64:100], struct.unpack("<Q", row[104:112])[0]
+
+    def sequence(self, key):
+        at = self.find(key)
+        return None if at is None else self.map[at : at + 4]
+
+    def free(self, key, sequence):
+        """Frees a row that nobody has written since `sequence` was read: the pair of addresses may be in use again."""
+        at = self.find(key)
+        if at is not None and self.map[at : at + 4] == sequence:
+            self.map[at + 4] = 0
+
+    def taken(self):
+        return sum(1 for slot in range(SLOTS) if self.map[HEADER + slot * SLOT + 4])
+
+
+class Inbound:
+    """A sidecar's connection to the program: one request at a time."""
+
+    def __init__(self):
+        self.sent = 0
+        self.start = 0
+        self.serving = None
+
+    async def open(self, port):
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
+        name = self.writer.get_extra_info
+        self.key = key(name("peername"), name("sockname"))
+
+    async def ask(self, id, pattern):
+        self.start, self.serving = self.sent, str(id)
+        body = b"x" * 10 if id % 3 == 0 else b""
+        head = "%s /work?id=%d&pattern=%s HTTP/1.1\r\nHost: app\r\n" % ("POST" if body else "GET", id, pattern)
+        if body:
+            head += "Content-Length: %d\r\n" % len(body)
+        self.write(head.encode() + b"\r\n")
+        if body:
+            if id % 2:
+                await asyncio.sleep(0.002)
+            self.write(body)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        if b"chunked" in head:
+            await self.reader.readuntil(b"0\r\n\r\n")
+        else:
+            await self.reader.readexactly(2)
+        self.serving = None
+
+    def write(self, data):
+        self.sent += len(data)
+        self.writer.write(data)
+
+
+class Cell:
+    def __init__(self):
+        self.calls = self.attributed = self.wrong = self.late = 0
+
+
+class Sidecar:
+    def __init__(self, table):
+        self.table = table
+        self.inbound = {}
+        self.cell = Cell()
+        self.seen = collections.Counter()
+        self.ids = 0
+
+    async def leaf(self, reader, writer):
+        mine = key(writer.get_extra_info("peername"), writer.get_extra_info("sockname"))
+        sequence = None
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                sequence = self.table.sequence(mine)
+                self.judge(head.split()[1].decode(), self.parent(mine))
+                for line in head.decode().split("\r\n"):
+                    if line.lower().startswith("content-length:"):
+                        await reader.readexactly(int(line.split(":")[1]))
+                if b"transfer-encoding: chunked" in head.lower():
+                    await reader.readuntil(b"0\r\n\r\n")
+                await asyncio.sleep(random.random() * 0.004)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.table.free(mine, sequence)
+            writer.close()
+
+    def parent(self, outbound):
+        """The sidecar's rule."""
+        row = self.table.serves(outbound)
+        inbound = row and self.inbound.get(row[0])
+        if inbound and inbound.serving is not None and row[1] > inbound.start:
+            assert row[1] <= inbound.sent, "more was read than was sent"
+            return inbound.serving
+        return None
+
+    def judge(self, path, parent):
+        path = urllib.parse.urlsplit(path)
+        id = dict(urllib.parse.parse_qsl(path.query)).get("id")
+        self.cell.wrong += parent not in (None, id)
+        if path.path == "/leaf":
+            self.cell.calls += 1
+            self.cell.attributed += parent == id
+            self.seen[id] += 1
+        else:
+            self.cell.late += 1
+
+    async def run(self, port, pattern, connections, requests):
+        """One cell of the table."""
+        self.cell = cell = Cell()
+        opened = [Inbound() for _ in range(connections)]
+
+        async def one(inbound):
+            await inbound.open(port)
+            self.inbound[inbound.key] = inbound
+            for _ in range(max(2, requests // connections)):
+                self.ids += 1
+                id = self.ids
+                await asyncio.wait_for(inbound.ask(id, pattern), 60)
+                if pattern not in ("straggler",):
+                    assert self.seen[str(id)], "request %d made no call" % id
+
+        await asyncio.gather(*map(one, opened))
+        await asyncio.sleep(0.03)
+        for inbound in opened:
+            del self.inbound[inbound.key]
+            inbound.writer.close()
+        return cell
+
+
+async def program(name, command, hooks, patterns, arguments, table):
+    """Starts a program and runs its cells. Gives lines to print, and how many cells are not as they should be."""
+    sidecar = Sidecar(table)
+    leaf = await asyncio.start_server(sidecar.leaf, "127.0.0.1", 0, backlog=256)
+    environment = dict(os.environ, RIPSTOP_TRACE=table.path)
+    environment["NODE_OPTIONS"] = "--require=" + os.path.join(hooks, "node.js")
+    environment["PYTHONPATH"] = hooks
+    command = command + [str(leaf.sockets[0].getsockname()[1])]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
+    lines, bad = [], 0
+    try:
+        port = int(await asyncio.wait_for(process.stdout.readline(), 60))
+        for pattern in patterns:
+            line, why = "%-30s %-12s" % (name, pattern), SILENT.get((name.split()[-1], pattern))
+            for connections, requests in ((1, arguments.requests), (50, 12 * arguments.requests)):
+                cell = await sidecar.run(port, pattern, connections, requests)
+                share = 100.0 * cell.attributed / cell.calls if cell.calls else 100.0
+                shown = "%5.1f %% of %4d" % (share, cell.calls) if cell.calls else "              -"
+                line += "  %s, %4d others, %3d wrong" % (shown, cell.late, cell.wrong)
+                bad += cell.wrong > 0 or (share < 100 and not why)
+            lines.append(line + ("  (%s)" % why if why else ""))
+    finally:
+        process.terminate()
+        await process.wait()
+        leaf.close()
+    return lines, bad
+
+
+async def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hooks", default=os.path.join(HERE, "../../src/trace"))
+    parser.add_argument("--python", action="append", help="an interpreter; default: python3")
+    parser.add_argument("--node", action="append", help="an interpreter; default: node")
+    parser.add_argument("--requests", type=int, default=12, help="per cell; twelve times as many at 50 in flight")
+    parser.add_argument("--pattern", action="append", help="only these")
+    parser.add_argument("--parallel", type=int, default=1, help="programs at a time")
+    parser.add_argument("programs", nargs="*", help="only these")
+    arguments = parser.parse_args()
+    hooks, turn = os.path.abspath(arguments.hooks), asyncio.Semaphore(arguments.parallel)
+
+    async def one(*what):
+        async with turn:
+            return await program(*what, arguments, table)
+
+    with tempfile.TemporaryDirectory() as folder:
+        table, running = Table(os.path.join(folder, "table")), []
+        for interpreters, programs in ((arguments.python or ["python3"], PYTHON), (arguments.node or ["node"], NODE)):
+            for interpreter in interpreters:
+                for name, (command, patterns) in programs.items():
+                    if not arguments.programs or name in arguments.programs:
+                        command = [interpreter, os.path.join(HERE, command[0])] + command[1:]
+                        chosen = [p for p in patterns if not arguments.pattern or p in arguments.pattern]
+                        title = os.path.basename(interpreter) + " " + name
+                        running.append(asyncio.ensure_future(one(title, command, hooks, chosen)))
+        print("%-43s  %-40s  %s" % ("", "1 in flight", "50 in flight"))
+        failed = 0
+        for task in running:
+            lines, bad = await task
+            failed += bad
+            print("\n".join(lines), flush=True)
+        await asyncio.sleep(0.1)
+        print("%d cells are not as they should be, %d rows left behind" % (failed, table.taken()))
+        return 1 if failed or table.taken() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
