@@ -67,6 +67,34 @@ impl Ranges {
         }
     }
 
+    /// The transport addresses of the workloads whose own addresses lie in `net`: sidecars of one host know each other by
+    /// these, people write those.
+    pub fn transport_of(&self, net: IpNet) -> Option<Ipv4Net> {
+        // Bits that name a workload within `net`, and where its first one stands in the range.
+        let (bits, first) = match net {
+            IpNet::V4(net) if net.contains(&self.workload_v4) => (32, 0),
+            IpNet::V4(net) if self.workload_v4.contains(&net) => (
+                32 - u32::from(net.prefix_len()),
+                u128::from(u32::from(net.network()) - u32::from(self.workload_v4.network())),
+            ),
+            IpNet::V6(net) if net.contains(&self.workload_v6) => (128, 0),
+            IpNet::V6(net) if self.workload_v6.contains(&net) => (
+                128 - u32::from(net.prefix_len()),
+                u128::from(net.network()) - u128::from(self.workload_v6.network()),
+            ),
+            IpNet::V4(_) | IpNet::V6(_) => return None,
+        };
+        let width = 32 - u32::from(self.transport.prefix_len());
+        if bits >= width {
+            return (first == 0).then_some(self.transport);
+        }
+        let first = u32::try_from(first)
+            .ok()
+            .filter(|first| first >> width == 0)?;
+        let prefix = u8::try_from(32 - bits).ok()?;
+        Ipv4Net::new(nth4(self.transport, first), prefix).ok()
+    }
+
     /// How many names fit: the smallest v4 range, without its first and last address.
     fn capacity(&self, pool: Pool) -> u32 {
         let hosts = |net: Ipv4Net| {
@@ -268,5 +296,39 @@ mod tests {
         assert_eq!(ports[&8080], 28080);
         let distinct: BTreeSet<_> = ports.values().collect();
         assert_eq!(distinct.len(), ports.len());
+    }
+
+    #[test]
+    fn transport_addresses_follow_the_workloads() {
+        let ranges = Ranges::default();
+        let of = |net: &str| {
+            let found = ranges.transport_of(net.parse().unwrap());
+            found.map(|net| net.to_string())
+        };
+        for (net, transport) in [
+            ("10.88.3.4/32", Some("127.88.3.4/32")),
+            ("10.88.3.0/24", Some("127.88.3.0/24")),
+            ("10.88.0.0/16", Some("127.88.0.0/16")),
+            ("10.0.0.0/8", Some("127.88.0.0/16")),
+            ("0.0.0.0/0", Some("127.88.0.0/16")),
+            ("fd72:6970:7374::304/128", Some("127.88.3.4/32")),
+            ("fd72:6970:7374::300/120", Some("127.88.3.0/24")),
+            ("fd72:6970:7374::/64", Some("127.88.0.0/16")),
+            ("fd72:6970:7374::1:0/112", None),
+            ("fd72:6970:7374:0:1::/80", None),
+            ("192.0.2.0/24", None),
+            ("127.0.0.0/8", None),
+        ] {
+            assert_eq!(of(net).as_deref(), transport, "{net}");
+        }
+        let addresses = ranges.workload(0x0304);
+        assert_eq!(
+            of(&format!("{}/128", addresses.v6)),
+            of(&format!("{}/32", addresses.v4))
+        );
+        assert_eq!(
+            of(&format!("{}/32", addresses.v4)),
+            Some(format!("{}/32", addresses.transport))
+        );
     }
 }

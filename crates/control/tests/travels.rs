@@ -141,7 +141,7 @@ fn policy() -> impl Strategy<Value = String> {
     (any::<bool>(), list.clone(), list.clone(), list, prop::option::of(1u16..9999)).prop_map(|(deny, principals, paths, hosts, port)| {
         let action = if deny { "DENY" } else { "ALLOW" };
         let port = port.map(|port| format!(", ports: [\"{port}\", \"8080\"]")).unwrap_or_default();
-        format!("action: {action}, rules: [{{from: [{{source: {{principals: [{principals}], notNamespaces: [{hosts}]}}}}], to: [{{operation: {{paths: [{paths}], notHosts: [{hosts}], methods: [GET]{port}}}}}]}}]")
+        format!("action: {action}, rules: [{{from: [{{source: {{principals: [{principals}], notNamespaces: [{hosts}], ipBlocks: [10.88.0.0/16, 127.0.0.0/8], notIpBlocks: [192.0.2.1, \"fd72:6970:7374::5\"]}}}}], to: [{{operation: {{paths: [{paths}], notHosts: [{hosts}], methods: [GET]{port}}}}}]}}]")
     })
 }
 

@@ -370,7 +370,10 @@ fn protocol(table: &Table, port: &Port, http: &HttpPool) -> Protocol {
     let upgrade = http.h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade);
     match port.protocol {
         AppProtocol::Http2 | AppProtocol::Grpc => Protocol::Http2(http2),
-        AppProtocol::Http | AppProtocol::GrpcWeb if upgrade => Protocol::Http2(http2),
+        // Who asks for it on an undeclared port is sure that it is HTTP.
+        AppProtocol::Http | AppProtocol::GrpcWeb | AppProtocol::Auto if upgrade => {
+            Protocol::Http2(http2)
+        }
         AppProtocol::Auto => Protocol::Downstream { http1, http2 },
         _ => Protocol::Http1(http1),
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use ripstop_model::intent::AuthorizationPolicy;
 use ripstop_model::intent::authorization_policy::{
     Action as Typed, Operation, Rule as Clause, Source,
@@ -265,6 +266,7 @@ fn source(view: &View<'_>, namespace: &str, source: &Source) -> Rule {
     any(&mut parts, &source.not_service_accounts, true, |text| {
         account(domain, namespace, text)
     });
+    let block = |text: &str| block(view, text);
     any(&mut parts, &source.ip_blocks, false, block);
     any(&mut parts, &source.not_ip_blocks, true, block);
     all(parts)
@@ -313,10 +315,22 @@ fn account(domain: &str, namespace: &str, text: &str) -> Rule {
     ))))
 }
 
-/// A block that does not parse matches nothing.
-fn block(text: &str) -> Rule {
-    match subnet(text) {
-        Some(net) => Rule::DirectIp(net),
-        None => Rule::Or(Vec::new()),
+/// A block that does not parse matches nothing. Sidecars of one host come from transport addresses, which stand for the
+/// workloads' own and for nothing else.
+fn block(view: &View<'_>, text: &str) -> Rule {
+    let Some(net) = subnet(text) else {
+        return Rule::Or(Vec::new());
+    };
+    let ranges = &view.mesh.settings.ranges;
+    let transport = IpNet::from(ranges.transport);
+    let own = if net.contains(&transport) || transport.contains(&net) {
+        let peers = Rule::Not(Box::new(Rule::DirectIp(transport)));
+        Rule::And(vec![peers, Rule::DirectIp(net)])
+    } else {
+        Rule::DirectIp(net)
+    };
+    match ranges.transport_of(net) {
+        Some(peers) => Rule::Or(vec![own, Rule::DirectIp(peers.into())]),
+        None => own,
     }
 }

@@ -118,5 +118,63 @@ fn a_config_folder_may_come_into_the_mesh_and_disappear() {
         text(&bench.run(&["get", "virtualservice"]).stdout).contains("hello"),
         "what it said last stays in force"
     );
+    // It comes back with something new in it.
+    bench.write(
+        "away/retries.yaml",
+        &RETRIES.replace("attempts: 3", "attempts: 4"),
+    );
+    std::fs::rename(bench.path("away"), bench.path("config")).unwrap();
+    wait::until_true(PATIENCE, "the folder's return", || {
+        let listed = bench.run(&["get", "virtualservice", "hello", "--yaml"]);
+        text(&listed.stdout).contains("attempts: 4") && bench.run(&["status"]).status.success()
+    });
     assert!(mesh.terminate(PATIENCE).success());
+}
+
+/// `ipBlocks` are what people know: the workloads' own addresses, not those between sidecars.
+#[test]
+fn address_blocks_are_the_workloads_own() {
+    const POLICIES: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: hello}
+spec:
+  selector: {matchLabels: {app: hello}}
+  rules: [{from: [{source: {ipBlocks: [10.88.0.0/16], notIpBlocks: [127.0.0.0/8]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: worker}
+spec:
+  selector: {matchLabels: {app: worker}}
+  action: DENY
+  rules: [{from: [{source: {ipBlocks: [10.88.0.0/16]}}]}]
+";
+    const ASK: &str = "
+import urllib.request, urllib.error
+for name in ['hello', 'worker']:
+    try:
+        answer = urllib.request.urlopen(f'http://{name}/', timeout=30)
+    except urllib.error.HTTPError as refusal:
+        answer = refusal
+    print(name, answer.status)
+";
+    let mesh = MESH
+        .replace(
+            "- name: worker",
+            "- name: worker\n    ports: [{name: http, port: 80, targetPort: 8081}]",
+        )
+        .replace(
+            "[sh, -c, 'echo working; exec sleep 600']",
+            "[python3, -m, http.server, '8081']",
+        );
+    let bench = Bench::new(callers()[0], &format!("{mesh}---{POLICIES}"));
+    bench.write("ask.py", ASK);
+    let output = bench.run(&["up", "mesh.yaml", "--exec", "python3 ask.py"]);
+    let told = text(&output.stdout);
+    assert!(output.status.success(), "{told}{}", text(&output.stderr));
+    assert!(
+        told.contains("hello 200") && told.contains("worker 403"),
+        "{told}"
+    );
 }

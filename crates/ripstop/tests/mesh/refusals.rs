@@ -82,6 +82,60 @@ fn a_folder_that_is_not_there_is_named() {
     }
 }
 
+/// R3.2: what is sound serves, the bad resource closes the host that it names and is told with its place.
+#[test]
+fn a_bad_resource_in_the_folder_keeps_nobody_from_starting() {
+    const CONFIG: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: worker}
+spec:
+  hosts: [worker]
+  http: [{timeoot: 3s, route: [{destination: {host: worker}}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: hello}
+spec:
+  hosts: [hello]
+  http: [{headers: {response: {set: {x-ruled: 'yes'}}}, route: [{destination: {host: hello}}]}]
+";
+    const ASK: &str = "
+import urllib.request, urllib.error
+print('hello', urllib.request.urlopen('http://hello/', timeout=30).headers['x-ruled'])
+try:
+    urllib.request.urlopen('http://worker/', timeout=30)
+except urllib.error.HTTPError as refusal:
+    print('worker', refusal.status, refusal.read().decode())
+";
+    let mesh = MESH
+        .replace("spec:", "spec:\n  config: [./config]")
+        .replace(
+            "- name: worker",
+            "- name: worker\n    ports: [{name: http, port: 80, targetPort: 8081}]",
+        )
+        .replace(
+            "[sh, -c, 'echo working; exec sleep 600']",
+            "[python3, -m, http.server, '8081']",
+        );
+    let bench = Bench::new(callers()[0], &mesh);
+    std::fs::create_dir(bench.path("config")).unwrap();
+    bench.write("config/rules.yaml", CONFIG);
+    bench.write("ask.py", ASK);
+    let output = bench.run(&["up", "mesh.yaml", "--exec", "python3 ask.py"]);
+    let (told, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{told}{said}");
+    assert!(told.contains("hello yes"), "{told}{said}");
+    assert!(
+        told.contains("worker 503 VirtualService/default/worker is not accepted"),
+        "{told}{said}"
+    );
+    assert!(
+        said.contains("rules.yaml:7:") && said.contains("timeoot"),
+        "{said}"
+    );
+}
+
 #[test]
 fn corrupt_state_is_never_replaced() {
     for caller in callers() {

@@ -26,14 +26,16 @@ pub(super) fn compile(matching: &HttpMatch) -> Option<RouteMatch> {
             headers.push(header(name, typed, false)?);
         }
     }
-    for (name, typed) in &matching.headers {
-        // Istio ignores these keys here (B1).
-        if !matches!(name.as_str(), "uri" | "scheme" | "method" | "authority") {
-            headers.push(header(name, typed, false)?);
+    // Istio ignores these keys here (B1).
+    let counts =
+        |name: &String| !matches!(name.as_str(), "uri" | "scheme" | "method" | "authority");
+    for (map, without) in [
+        (&matching.headers, false),
+        (&matching.without_headers, true),
+    ] {
+        for (name, typed) in map.iter().filter(|(name, _)| counts(name)) {
+            headers.push(header(name, typed, without)?);
         }
-    }
-    for (name, typed) in &matching.without_headers {
-        headers.push(header(name, typed, true)?);
     }
     let mut query = Vec::new();
     for (name, typed) in &matching.query_params {

@@ -54,6 +54,24 @@ fn action(on: &mut Checker<'_>, at: &Path<'_>, route: &HttpRoute) {
         on.error(Code::MissingField, at, "this route leads nowhere")
             .help("add `route:`, `redirect:` or `directResponse:`");
     }
+    if route.route.is_empty() {
+        for (field, set) in [
+            ("timeout", route.timeout.is_some()),
+            ("retries", route.retries.is_some()),
+            ("rewrite", route.rewrite.is_some()),
+            ("mirror", route.mirror.is_some()),
+            ("mirrors", !route.mirrors.is_empty()),
+        ] {
+            if set {
+                on.warning(
+                    Code::NoEffect,
+                    &at.field(field),
+                    "this route answers by itself: nothing is forwarded that this could apply to",
+                )
+                .help("remove it, or add `route:`");
+            }
+        }
+    }
     if let Some(to) = &route.redirect {
         redirect(on, &at.field("redirect"), to, route);
     }
