@@ -86,6 +86,10 @@ pub struct Mesh {
     sidecars: BTreeMap<String, Vec<Arc<Declared<Sidecar>>>>,
     /// Host of a service → the VirtualServices that route to it.
     routed: BTreeMap<Arc<str>, Vec<Arc<Declared<VirtualService>>>>,
+    /// Host, or wildcard, that VirtualServices are about → those, in order.
+    ruled: BTreeMap<String, Vec<Arc<Declared<VirtualService>>>>,
+    /// Hosts of VirtualServices, and of those that are refused, that no service has; wildcards only where they cover no service.
+    pub unregistered: BTreeSet<String>,
     /// Hosts, as patterns, of routes and destination rules that are not accepted and never were.
     closed: Vec<(String, Resource)>,
     /// Addresses of the mesh and those that ServiceEntries name.
@@ -116,6 +120,8 @@ impl Mesh {
             authorization_policies: Vec::new(),
             sidecars: BTreeMap::new(),
             routed: BTreeMap::new(),
+            ruled: BTreeMap::new(),
+            unregistered: BTreeSet::new(),
             closed: Vec::new(),
             ranges: Arc::new([]),
         };
@@ -258,22 +264,32 @@ impl Mesh {
             }
         }
         self.routed = routed;
-    }
-
-    /// Hosts of VirtualServices, and of those that are refused, that no service has; wildcards only where they cover no service.
-    pub fn unregistered(&self) -> BTreeSet<String> {
-        let ruled = self.virtual_services.iter().flat_map(|rule| {
+        let mut ruled: BTreeMap<String, Vec<Arc<Declared<VirtualService>>>> = BTreeMap::new();
+        for rule in &self.virtual_services {
             let hosts = rule.spec.hosts.iter();
-            hosts.map(|host| registry::qualify(host, &rule.namespace))
-        });
-        let closed = self.closed.iter().map(|(host, _)| host.clone());
-        ruled
+            let hosts: BTreeSet<String> = hosts
+                .map(|host| registry::qualify(host, &rule.namespace))
+                .collect();
+            for host in hosts {
+                ruled.entry(host).or_default().push(rule.clone());
+            }
+        }
+        let closed = self.closed.iter().map(|(host, _)| host);
+        self.unregistered = ruled
+            .keys()
             .chain(closed)
             .filter(|host| match host.starts_with('*') {
                 true => !self.services.keys().any(|known| covers(host, known)),
                 false => !self.services.contains_key(host.as_str()),
             })
-            .collect()
+            .cloned()
+            .collect();
+        self.ruled = ruled;
+    }
+
+    /// The VirtualServices about exactly this host or wildcard, in order.
+    pub fn ruled(&self, host: &str) -> &[Arc<Declared<VirtualService>>] {
+        self.ruled.get(host).map_or(&[], Vec::as_slice)
     }
 
     /// The resource because of which a host is refused.

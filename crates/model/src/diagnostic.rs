@@ -74,6 +74,7 @@ codes! {
     UnknownPort = "unknown-port",
     AmbiguousPort = "ambiguous-port",
     UnknownServiceAccount = "unknown-service-account",
+    UnknownNamespace = "unknown-namespace",
     /// A selector or subset that matches no workload.
     NoWorkload = "no-workload",
 
@@ -107,6 +108,7 @@ impl Code {
             self,
             Code::UnknownHost
                 | Code::UnknownSubset
+                | Code::UnknownNamespace
                 | Code::UnknownPort
                 | Code::UnknownServiceAccount
                 | Code::NoWorkload

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use ripstop_model::defaults::{Table, envoy, istio};
 use ripstop_model::intent::VirtualService;
-use ripstop_model::intent::registry::{Port, covers, qualify};
+use ripstop_model::intent::registry::{Port, qualify};
 use ripstop_model::intent::virtual_service::{
     Destination, HttpMatch, HttpRetry, HttpRoute, HttpRouteDestination, RouteDestination, in_mesh,
 };
@@ -80,13 +80,13 @@ const UNREGISTERED: u16 = 80;
 
 /// Hosts that only a VirtualService knows: its routes take the requests for them that are sent to any address of the mesh.
 fn unregistered(view: &View<'_>, taken: &mut BTreeSet<String>) -> Vec<VirtualHost> {
-    let hosts = view.mesh.unregistered().into_iter();
+    let hosts = view.mesh.unregistered.iter();
     hosts
         .filter_map(|host| {
-            let routes = ruled(view, &host, UNREGISTERED)?;
-            let mut domains = spellings(&host, &view.client.namespace);
+            let routes = ruled(view, host, UNREGISTERED)?;
+            let mut domains = spellings(host, &view.client.namespace);
             domains.retain(|domain| taken.insert(domain.clone()));
-            Some(served(route_name(UNREGISTERED, &host), domains, routes))
+            Some(served(route_name(UNREGISTERED, host), domains, routes))
         })
         .collect()
 }
@@ -127,39 +127,25 @@ fn served(name: Name, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
 /// The VirtualServices of a host, in the order in which they are merged (R1.1): those that name it, else those with the longest
 /// wildcard that covers it.
 pub(super) fn rules<'a>(view: &View<'a>, host: &str) -> Vec<&'a Arc<Declared<VirtualService>>> {
-    let mut best = 0;
-    let mut found: Vec<&Arc<Declared<VirtualService>>> = Vec::new();
     if view.mesh.closed(host).is_some() {
-        return found;
+        return Vec::new();
     }
-    for rule in &view.mesh.virtual_services {
-        if !view.follows(rule) {
-            continue;
+    // `a.b.c`, then `*.b.c`, `*.c` and `*`; of a wildcard itself only the wider ones.
+    let mut named = Some(host.to_owned());
+    while let Some(pattern) = named {
+        let rules = view.mesh.ruled(&pattern).iter();
+        let followed: Vec<_> = rules.filter(|rule| view.follows(rule)).collect();
+        if !followed.is_empty() {
+            return followed;
         }
-        let length = rule
-            .spec
-            .hosts
-            .iter()
-            .map(|named| qualify(named, &rule.namespace))
-            .filter(|named| covers(named, host))
-            .map(|named| {
-                if named == host {
-                    usize::MAX
-                } else {
-                    named.len()
-                }
-            })
-            .max();
-        match length {
-            Some(length) if length > best => {
-                best = length;
-                found = vec![rule];
-            }
-            Some(length) if length == best => found.push(rule),
-            _ => {}
-        }
+        let rest = pattern.strip_prefix("*.").unwrap_or(&pattern);
+        named = match rest.split_once('.') {
+            Some((_, parent)) => Some(format!("*.{parent}")),
+            None if pattern != "*" => Some("*".to_owned()),
+            None => None,
+        };
     }
-    found
+    Vec::new()
 }
 
 /// The routes that VirtualServices give a host; `None`: no rule is about it.

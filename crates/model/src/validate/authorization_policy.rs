@@ -136,6 +136,7 @@ fn source(
             match field {
                 "principals" | "notPrincipals" => principal(on, &at, value),
                 "serviceAccounts" | "notServiceAccounts" => account(on, &at, value),
+                "namespaces" | "notNamespaces" if !value.contains('*') => on.in_use(&at, value),
                 _ => {}
             }
         }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::Checker;
 use crate::diagnostic::{Code, Severity};
+use crate::intent::DEFAULT_NAMESPACE;
 use crate::intent::registry::CLUSTER_DOMAIN;
 use crate::intent::selection::{StringMatch, WorkloadSelector};
 use crate::normalize;
@@ -251,7 +252,10 @@ impl Checker<'_> {
     pub(super) fn export_to(&mut self, at: &Path<'_>, list: &[String]) {
         for (index, entry) in list.iter().enumerate() {
             if !matches!(entry.as_str(), "." | "*" | "~") {
-                self.label(&at.index(index), entry, "a namespace in `exportTo`");
+                let at = at.index(index);
+                if self.label(&at, entry, "a namespace in `exportTo`") {
+                    self.in_use(&at, entry);
+                }
             }
         }
         if list.len() > 1 && list.iter().any(|entry| entry == "*") {
@@ -261,6 +265,29 @@ impl Checker<'_> {
                 "`*` is every namespace; the other entries add nothing",
             );
         }
+    }
+
+    /// A namespace by its name, of which something should be known.
+    pub(super) fn in_use(&mut self, at: &Path<'_>, namespace: &str) {
+        let world = self.world;
+        let services = world.services.iter().map(|service| &service.namespace);
+        let workloads = world.workloads.iter().map(|workload| &workload.namespace);
+        let mut used = services.chain(workloads).map(String::as_str);
+        let own = [DEFAULT_NAMESPACE, world.root_namespace, self.namespace()];
+        if !world.complete || own.contains(&namespace) || used.any(|used| used == namespace) {
+            return;
+        }
+        let names = world.services.iter().map(|s| s.namespace.as_str());
+        let help = match nearest(namespace, names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "it may belong to a workload that joins later".to_owned(),
+        };
+        self.warning(
+            Code::UnknownNamespace,
+            at,
+            format!("nothing is in a namespace `{namespace}`"),
+        )
+        .help(help);
     }
 
     /// Labels that select workloads: exact values only, and at least one workload.

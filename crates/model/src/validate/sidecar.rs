@@ -89,7 +89,9 @@ fn import(on: &mut Checker<'_>, at: &Path<'_>, text: &str) {
         return;
     };
     if !matches!(import.namespace, "" | "." | "*") {
-        on.label(at, import.namespace, "a namespace");
+        if on.label(at, import.namespace, "a namespace") {
+            on.in_use(at, import.namespace);
+        }
     }
     if import.host == "*" || !on.host(at, import.host, Hosts::Wildcards) {
         return;
