@@ -90,6 +90,21 @@ function ends(socket) {
   return key;
 }
 
+// A property of other objects that they cannot see and that ends with them: a private field, written by a constructor
+// that returns them. A WeakMap would be the plain way; with an entry per request it costs the garbage collector dear.
+function hidden() {
+  const Itself = function (object) { return object; };
+  return class Hidden extends Itself {
+    #value;
+    static has(object) { return #value in object; }
+    static get(object) { return #value in object ? object.#value : undefined; }
+    static set(object, value) {
+      if (!(#value in object)) new Hidden(object);
+      object.#value = value;
+    }
+  };
+}
+
 function install(table) {
   const http = require('http');
   const net = require('net');
@@ -97,10 +112,10 @@ function install(table) {
   const channel = require('diagnostics_channel').channel;
 
   const storage = new AsyncLocalStorage();
-  const inbound = new WeakMap(); // Inbound socket -> its two ends.
-  const served = new WeakMap(); // IncomingMessage of a server -> what its handlers serve.
-  const made = new WeakMap(); // Outbound request -> what it was made for.
-  const outbound = new WeakMap(); // Outbound socket -> its row.
+  const inbound = hidden(); // Of an inbound socket: its two ends.
+  const served = hidden(); // Of an IncomingMessage of a server: what its handlers serve.
+  const made = hidden(); // Of an outbound request: what it was made for.
+  const outbound = hidden(); // Of an outbound socket: its row.
 
   // Puts a method in the place of another, which stays as enumerable and as named as it was.
   const replace = (prototype, name, make) => {
@@ -177,7 +192,7 @@ function install(table) {
   before(net.Socket.prototype, '_destroy', (socket) => {
     const row = outbound.get(socket);
     if (row === undefined) return;
-    outbound.delete(socket);
+    outbound.set(socket, undefined);
     if (row.slot < 0) return;
     row.bytes.fill(0, STATE);
     table.write(row.slot, row.bytes);
