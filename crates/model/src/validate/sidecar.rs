@@ -88,10 +88,9 @@ fn import(on: &mut Checker<'_>, at: &Path<'_>, text: &str) {
         .help("such as ./*, shop/* or */api.example.com");
         return;
     };
-    if !matches!(import.namespace, "" | "." | "*") {
-        if on.label(at, import.namespace, "a namespace") {
-            on.in_use(at, import.namespace);
-        }
+    if !matches!(import.namespace, "" | "." | "*") && on.label(at, import.namespace, "a namespace")
+    {
+        on.in_use(at, import.namespace);
     }
     if import.host == "*" || !on.host(at, import.host, Hosts::Wildcards) {
         return;

@@ -145,15 +145,16 @@ fn redirect(to: &HttpRedirect, listening: u16) -> Option<Action> {
     if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         return None;
     }
-    // These routes serve one port, so the port of the request is known here; the protocol's own is what no port means.
+    // These routes serve one port, in plain text, so the port of the request is known here; the protocol's own is what no port
+    // means.
     let port = match to.derive_port {
         Some(DerivePort::FromRequestPort) => Some(listening),
         Some(DerivePort::FromProtocolDefault) | None => to.port,
     };
     let port = port.filter(|port| {
         !matches!(
-            (to.scheme.as_deref(), port),
-            (Some("http"), 80) | (Some("https"), 443)
+            (to.scheme.as_deref().unwrap_or("http"), port),
+            ("http", 80) | ("https", 443)
         )
     });
     Some(Action::Redirect(Box::new(Redirect {
