@@ -18,6 +18,8 @@ tests=(
   tcpdump:tcpdump           # proves that the bytes between two sidecars are TLS
   /usr/bin/python3:python3  # the Envoy wheel's environment is made with Debian's Python
   /usr/lib/python3/dist-packages/aiosmtpd/__init__.py:python3-aiosmtpd  # a real SMTP server: it speaks first
+  # Prometheus' own parser, for what the sidecars tell it
+  /usr/lib/python3/dist-packages/prometheus_client/__init__.py:python3-prometheus-client
   redis-server:redis-server # a real server that waits for its client
   nginx:nginx-light         # a real server that changes its user
   musl-gcc:musl-tools       # a static program, for the resolver tests

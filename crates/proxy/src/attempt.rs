@@ -481,7 +481,7 @@ async fn head<D: Downstream>(
             let mut pushed = Ok(());
             let complete = plan.body.complete;
             let received = down.poll_receive(cx, &mut |part| {
-                request.received += part.len() as u64;
+                request.asked(part);
                 if part.is_end() {
                     request.moments.received = Some(Instant::now());
                 }

@@ -232,11 +232,7 @@ fn answer<D: Downstream>(
     response: &mut ResponseHead,
 ) {
     request.decide(reply);
-    let grpc = down
-        .request()
-        .headers
-        .text(Known::ContentType)
-        .is_some_and(ripstop_model::route::is_grpc_content_type);
+    let grpc = request::is_grpc(down.request());
     let (framing, body) = reply.head(grpc, response);
     request.edit_reply(down.request(), response);
     let sent = send_whole(down, response, framing, body);

@@ -28,6 +28,7 @@ pub mod drain;
 pub mod error;
 pub mod exchange;
 pub mod forwarding;
+pub mod grpc;
 pub mod headers;
 pub mod health;
 pub mod http;

@@ -113,7 +113,7 @@ impl Flow {
         while !self.asked && up.backlog() < BACKLOG {
             let mut pushed = Ok(());
             let received = down.poll_receive(cx, &mut |part| {
-                request.received += part.len() as u64;
+                request.asked(part);
                 self.asked |= part.is_end();
                 plan.copy(part);
                 if pushed.is_ok() {
@@ -146,7 +146,7 @@ impl Flow {
         while !self.answered && down.backlog() < BACKLOG {
             let mut pushed = Ok(());
             let received = up.poll_receive(cx, &mut |part| {
-                request.sent += part.len() as u64;
+                request.answered(part);
                 if let Part::Trailers(trailers) = part {
                     let status = trailers.text(Known::GrpcStatus);
                     request.grpc_status = status.and_then(|status| status.parse().ok());

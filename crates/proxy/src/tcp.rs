@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use ripstop_identity::alpn::{self, Carried};
 use ripstop_model::reason::{Flag, Flags, Reason};
+use ripstop_model::snapshot::endpoint;
 use ripstop_model::snapshot::listener::{Direction, TcpProxy};
 use ripstop_model::snapshot::route::{Priority, Split};
 use ripstop_model::split;
@@ -29,6 +30,7 @@ use crate::detect::probe::Opened;
 use crate::detect::{Habit, Place};
 use crate::error::{Error, Retry};
 use crate::health;
+use crate::labels;
 use crate::logs::{Filtered, Logs};
 use crate::pool::{self, Opening};
 use crate::stream::{Outbox, Stream};
@@ -103,8 +105,9 @@ pub(crate) async fn serve(connection: &Rc<Connection>, mut down: Stream) {
     let Some(proxy) = &chain.tcp else { return };
     let mut account = Account::new(connection, proxy);
     if exchanges(connection) {
-        account.peer = exchange::with(&connection.worker, &mut down).await;
+        account.told = exchange::with(&connection.worker, &mut down).await;
     }
+    account.meet();
     let up = connect(connection, &mut account.attempts).await;
     pass(connection, down, up, Vec::new(), account).await;
 }
@@ -123,6 +126,7 @@ pub(crate) async fn serve_opened(down: Stream, opened: Opened) {
     let mut account = Account::new(&connection, proxy);
     account.attempts = attempts;
     account.greeted = greeted;
+    account.meet();
     pass(&connection, down, upstream, greeting, account).await;
 }
 
@@ -251,9 +255,13 @@ async fn introduced(
 ) -> Option<Arc<Known<Workload>>> {
     let worker = &connection.worker;
     if proof.and_then(Proof::carried) == Some(Carried::TcpWithMetadata)
-        && let Some(peer) = exchange::with(worker, stream).await
+        && let Some(told) = exchange::with(worker, stream).await
     {
-        return Some(peer);
+        // It says what it is; who it is its certificate does.
+        let peer = proof.and_then(|proof| proof.peer.as_ref());
+        let principal = peer.and_then(|peer| peer.uri_sans().first());
+        let principal = principal.map_or("", String::as_str);
+        return Some(Arc::new(labels::workload(&told, principal)));
     }
     if connection.direction == Direction::Inbound {
         return None;
@@ -395,6 +403,8 @@ struct Account<'c> {
     upstream_host: Option<SocketAddr>,
     upstream_local: Option<SocketAddr>,
     /// The workload at the other end of the mesh.
+    /// What the client told of itself.
+    told: Option<endpoint::Workload>,
     peer: Option<Arc<Known<Workload>>>,
     flags: Flags,
     reason: Option<Reason>,
@@ -417,6 +427,7 @@ impl<'c> Account<'c> {
             cluster: None,
             upstream_host: None,
             upstream_local: None,
+            told: None,
             peer: None,
             flags: Flags::default(),
             reason: None,
@@ -452,6 +463,16 @@ impl<'c> Account<'c> {
             };
             let mut learnt = self.connection.worker.learnt.borrow_mut();
             learnt.learn(place, habit, Instant::now());
+        }
+    }
+
+    /// Who the client of an inbound connection is: what it told, and the name that its certificate gives it.
+    fn meet(&mut self) {
+        let principals = self.connection.caller.principals.as_deref();
+        if let (Direction::Inbound, Some(principals)) = (self.connection.direction, principals) {
+            let principal = principals.first().map_or("", String::as_str);
+            let told = self.told.take().unwrap_or_default();
+            self.peer = Some(Arc::new(labels::workload(&told, principal)));
         }
     }
 

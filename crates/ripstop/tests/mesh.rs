@@ -10,6 +10,8 @@ mod dashboard;
 mod lifetime;
 #[path = "mesh/live.rs"]
 mod live;
+#[path = "mesh/observed.rs"]
+mod observed;
 #[path = "mesh/orders.rs"]
 mod orders;
 #[path = "mesh/refusals.rs"]

@@ -12,6 +12,7 @@ use ripstop_telemetry::record::{
 use tokio::time::Instant;
 
 use super::Request;
+use super::request::is_grpc;
 use crate::cluster::Cluster;
 use crate::headers::{Headers, Known};
 use crate::message::{RequestHead, ResponseHead};
@@ -84,10 +85,7 @@ pub(super) fn with<R>(
         true => Reporter::Destination,
         false => Reporter::Source,
     };
-    let grpc = head
-        .headers
-        .text(Known::ContentType)
-        .is_some_and(ripstop_model::route::is_grpc_content_type);
+    let grpc = is_grpc(head);
     let kind = if grpc { Kind::Grpc } else { Kind::Http };
     let mut record = Record::new(reporter, kind, request.started);
     let since = |moment: Option<Instant>| -> Option<Duration> {
@@ -117,6 +115,7 @@ pub(super) fn with<R>(
         }),
         false => None,
     };
+    record.grpc_messages = request.messages();
     record.flags = request.verdict.flags;
     record.reason = request.verdict.reason;
     record.resource = request.verdict.resource.as_deref();

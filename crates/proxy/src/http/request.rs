@@ -23,7 +23,9 @@ use super::{Moments, Proxy, Verdict, stamp};
 use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::exchange::Part;
 use crate::forwarding::{self, Sender};
+use crate::grpc::Messages;
 use crate::headers;
 use crate::labels;
 use crate::live::Tables;
@@ -52,6 +54,8 @@ pub struct Request<'v> {
     /// Body bytes from the client and to it.
     pub received: u64,
     pub sent: u64,
+    /// Of a gRPC call, from the client and to it.
+    messages: Option<(Messages, Messages)>,
     pub attempts: u32,
     pub upstream_host: Option<SocketAddr>,
     pub upstream_local: Option<SocketAddr>,
@@ -93,6 +97,7 @@ impl<'v> Request<'v> {
             started: SystemTime::now(),
             received: 0,
             sent: 0,
+            messages: None,
             attempts: 0,
             upstream_host: None,
             upstream_local: None,
@@ -128,6 +133,7 @@ impl<'v> Request<'v> {
         forwarding::settle_authority(self.connection, self.config(), head);
         self.sender = forwarding::enter(self.connection, self.config(), head);
         self.span = trace::enter(self.connection, self.config(), head);
+        self.messages = is_grpc(head).then(Default::default);
     }
 
     /// Selects the route and, where the route splits, the share.
@@ -223,6 +229,28 @@ impl<'v> Request<'v> {
         let principal = principals.first().map_or("", String::as_str);
         let workload = introduced.unwrap_or_default();
         self.peer = Some(Arc::new(labels::workload(&workload, principal)));
+    }
+
+    /// Counts a piece of the request's body.
+    pub fn asked(&mut self, part: Part<'_>) {
+        self.received += part.len() as u64;
+        if let (Some((up, _)), Part::Data(data)) = (&mut self.messages, part) {
+            up.take(data);
+        }
+    }
+
+    /// Counts a piece of the response's body.
+    pub fn answered(&mut self, part: Part<'_>) {
+        self.sent += part.len() as u64;
+        if let (Some((_, down)), Part::Data(data)) = (&mut self.messages, part) {
+            down.take(data);
+        }
+    }
+
+    /// gRPC messages, from the client and to it.
+    pub(super) fn messages(&self) -> (u64, u64) {
+        self.messages
+            .map_or((0, 0), |(up, down)| (up.count(), down.count()))
     }
 
     pub fn flag(&mut self, flag: Flag) {
@@ -377,6 +405,12 @@ impl<'v> Request<'v> {
     pub fn record(&self, head: &RequestHead, response: &ResponseHead) {
         super::record::finish(self, head, response);
     }
+}
+
+pub(super) fn is_grpc(head: &RequestHead) -> bool {
+    head.headers
+        .text(headers::Known::ContentType)
+        .is_some_and(ripstop_model::route::is_grpc_content_type)
 }
 
 /// `name="value"; Max-Age=…; Path=…; HttpOnly`, as Envoy writes it.

@@ -1,15 +1,14 @@
 //! What members of the mesh tell each other of themselves before opaque bytes: four bytes of magic, two of length, and
 //! [`crate::peer`]'s introduction. Behind ALPN `istio-peer-exchange`, which only those offer and accept who do this.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use ripstop_telemetry::record::{Known, Workload};
+use ripstop_model::snapshot::endpoint::Workload;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::peer;
 use crate::stream::Stream;
 use crate::worker::Worker;
-use crate::{labels, peer};
 
 const MAGIC: &[u8; 4] = b"RSPX";
 /// A longer introduction is not believed.
@@ -19,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Introduces this workload and reads who the other one is. `None`: it did not say; the connection goes on all the same
 /// unless what it said cannot be told from the bytes that follow.
-pub(super) async fn with(worker: &Worker, stream: &mut Stream) -> Option<Arc<Known<Workload>>> {
+pub(super) async fn with(worker: &Worker, stream: &mut Stream) -> Option<Workload> {
     let own = worker
         .shared
         .introduction
@@ -43,9 +42,8 @@ pub(super) async fn with(worker: &Worker, stream: &mut Stream) -> Option<Arc<Kno
         stream.read_exact(&mut text).await.ok()?;
         peer::read(std::str::from_utf8(&text).ok()?)
     };
-    let told = tokio::time::timeout(PATIENCE, exchange)
+    tokio::time::timeout(PATIENCE, exchange)
         .await
         .ok()
-        .flatten()?;
-    Some(Arc::new(labels::workload(&told, "")))
+        .flatten()
 }

@@ -1,6 +1,6 @@
 //! HTTP/2 on either side of the data plane, in this process, on loopback; and mesh mTLS between two of them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::kit::{self, H2Server, Reply, TO_A, bootstrap, start, start_as};
 use bytes::Bytes;
@@ -172,11 +172,21 @@ fn grpc_passes_with_its_trailers_and_its_errors() {
             .unwrap()
     };
     let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], H2)]), 1);
+    // Two messages, of three bytes and of none.
+    let messages = b"\0\0\0\0\x03abc\0\0\0\0\0";
     run(async {
         let mut client = client(&running).await;
-        let answer = ask(&mut client, grpc(), Some(b"12345")).await.unwrap();
-        assert_eq!(answer.body, b"echo 5");
+        let answer = ask(&mut client, grpc(), Some(messages)).await.unwrap();
+        assert_eq!(answer.body, b"echo 13");
         assert_eq!(answer.trailers.unwrap()["grpc-status"], "5");
+    });
+    wait::until_true(wait::GENEROUS, "the counted messages", || {
+        let page = running.shared.registry.prometheus(SystemTime::now());
+        page.lines().any(|line| {
+            line.starts_with("istio_request_messages_total{")
+                && line.contains("grpc_response_status=\"5\"")
+                && line.ends_with(" 2")
+        })
     });
     // Nobody there: what the proxy says itself it says as gRPC.
     let port = ripstop_testkit::port::reserve().number();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use ripstop_control::view::CLUSTER_ID;
 use ripstop_host::sidecar::{Inherited, Supervisor};
 use ripstop_host::supervise::{Order, Report, inherited_document};
 use ripstop_model::discovery::Kind;
@@ -196,7 +197,8 @@ fn workload(config: &Config) -> Workload {
         version: label(&["version", "app.kubernetes.io/version"]).into(),
         canonical_service: canonical.into(),
         canonical_revision: revision.into(),
-        cluster: config.mesh.as_str().into(),
+        // As the control plane tells its callers, so that both sides count under one name.
+        cluster: CLUSTER_ID.into(),
         address: config.addresses.first().copied(),
     }
 }
@@ -211,7 +213,7 @@ fn node(config: &Config) -> Node {
         "LABELS": config.labels,
         "INSTANCE_IPS": ips.join(","),
         "MESH_ID": config.mesh,
-        "CLUSTER_ID": config.mesh,
+        "CLUSTER_ID": CLUSTER_ID,
         "NAME": config.id,
         "RIPSTOP_ID": config.id,
     });
