@@ -11,7 +11,7 @@ mod namespace;
 mod network;
 mod sockets;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -41,7 +41,8 @@ pub fn main() -> ExitCode {
     let (spec, control) = match inherited {
         Ok(inherited) => inherited,
         Err(error) => {
-            eprintln!("ripstop keeper: {error}");
+            // Not `eprintln!`: it panics where nobody reads.
+            let _ = writeln!(io::stderr(), "ripstop keeper: {error}");
             return ExitCode::FAILURE;
         }
     };

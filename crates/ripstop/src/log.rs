@@ -1,10 +1,11 @@
 //! `RIPSTOP_LOG` → what this process logs to stderr.
 
-use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+
+use crate::console::Console;
 
 /// Starts logging; `default` is what counts where `RIPSTOP_LOG` says nothing. Once per process.
 pub(crate) fn start(default: &str) -> anyhow::Result<()> {
@@ -17,8 +18,10 @@ pub(crate) fn start(default: &str) -> anyhow::Result<()> {
     })?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(|| Console::Stderr)
+        .with_ansi(Console::Stderr.is_terminal())
+        // Where it would be told has just failed.
+        .log_internal_errors(false)
         .with_filter_reloading();
     let handle = subscriber.reload_handle();
     subscriber.init();

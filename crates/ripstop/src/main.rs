@@ -1,5 +1,14 @@
 //! `ripstop`, the one binary: arguments → the subcommand that [`command`] lists → its exit code.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when nobody reads; `say!` and `note!` of `console` do not"
+)]
+
+#[macro_use]
+mod console;
+
 mod admin;
 mod agent;
 mod client;
@@ -45,23 +54,31 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command.run() {
+    let code = match Arguments::parse().command.run() {
         Ok(code) => code,
         Err(error) => {
             report(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    match console::lost() {
+        // Who asked goes without an answer. A command that failed has said so already.
+        Some(error) if code == ExitCode::SUCCESS => {
+            note!("error: what was said could not be written: {error}");
             ExitCode::FAILURE
         }
+        _ => code,
     }
 }
 
 /// An error and, indented, what caused it. A cause that its effect has already told is left out.
 fn report(error: &anyhow::Error) {
     let mut told = error.to_string();
-    eprintln!("error: {told}");
+    note!("error: {told}");
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         if !told.contains(&cause) {
-            eprintln!("  because: {cause}");
+            note!("  because: {cause}");
         }
         told = cause;
     }

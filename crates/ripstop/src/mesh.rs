@@ -174,7 +174,7 @@ impl Mesh {
                     return Err(error);
                 }
                 if let Some(line) = self.learn(news) {
-                    eprintln!("{line}");
+                    note!("{line}");
                 }
             }
             let missing = self.missing().await?;

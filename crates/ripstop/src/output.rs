@@ -1,9 +1,11 @@
 //! What workloads write → whole lines on this process' output, each behind the name of its workload.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::console::Console;
 
 /// A longer line is told in pieces, so that what an app writes without an end is bounded here.
 const LONGEST: usize = 64 << 10;
@@ -19,11 +21,11 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn stdout() -> Output {
-        Output::new(Box::new(std::io::stdout()), std::io::stdout().is_terminal())
+        Output::new(Box::new(Console::Stdout), Console::Stdout.is_terminal())
     }
 
     pub(crate) fn stderr() -> Output {
-        Output::new(Box::new(std::io::stderr()), std::io::stderr().is_terminal())
+        Output::new(Box::new(Console::Stderr), Console::Stderr.is_terminal())
     }
 
     pub(crate) fn file(file: std::fs::File) -> Output {

@@ -1,12 +1,14 @@
 //! `ripstop analyze PATH…` → what is wrong with configuration files, all at once, as text in rustc's manner or as JSON.
 
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use ripstop_model::analyze::{Analysis, analyze};
 use ripstop_model::diagnostic;
+
+use crate::console::Console;
 
 #[derive(clap::Args)]
 #[command(after_help = "Exits with 1 if there are errors; warnings alone are no failure.")]
@@ -23,7 +25,7 @@ impl Options {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let analysis = analyze(&read(&self.paths)?);
         if self.json {
-            println!("{:#}", diagnostic::to_json(&analysis.diagnostics));
+            say!("{:#}", diagnostic::to_json(&analysis.diagnostics));
         } else {
             print(&analysis);
         }
@@ -36,18 +38,16 @@ impl Options {
 }
 
 fn print(analysis: &Analysis) {
-    let styled = std::io::stderr().is_terminal();
-    eprint!(
-        "{}",
-        diagnostic::render(&analysis.diagnostics, &analysis.sources, styled)
-    );
+    let styled = Console::Stderr.is_terminal();
+    let told = diagnostic::render(&analysis.diagnostics, &analysis.sources, styled);
+    Console::Stderr.say(&told);
     let resources = match analysis.objects.len() {
         1 => "1 resource is valid".to_owned(),
         n => format!("{n} resources are valid"),
     };
     match diagnostic::summary(&analysis.diagnostics).as_str() {
-        "" => println!("{resources}"),
-        summary => println!("{resources}; {summary}"),
+        "" => say!("{resources}"),
+        summary => say!("{resources}; {summary}"),
     }
 }
 

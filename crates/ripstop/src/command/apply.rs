@@ -38,7 +38,7 @@ impl Options {
             let is_error = |diagnostic: &serde_json::Value| diagnostic["severity"] == "error";
             failed |= applied.applied.is_empty() || applied.diagnostics.iter().any(is_error);
             if self.json {
-                println!("{}", serde_json::to_string_pretty(&applied)?);
+                say!("{}", serde_json::to_string_pretty(&applied)?);
             } else {
                 print(&name, &applied);
             }
@@ -55,7 +55,7 @@ fn print(name: &str, applied: &Applied) {
     for diagnostic in &applied.diagnostics {
         let text = |key: &str| diagnostic[key].as_str().unwrap_or_default().to_owned();
         let place = format!("{name}:{}:{}", diagnostic["line"], diagnostic["column"]);
-        eprintln!(
+        note!(
             "{place}: {}[{}]: {} ({})",
             text("severity"),
             text("code"),
@@ -63,13 +63,13 @@ fn print(name: &str, applied: &Applied) {
             text("path")
         );
         if let Some(help) = diagnostic["help"].as_str() {
-            eprintln!("  help: {help}");
+            note!("  help: {help}");
         }
     }
     for resource in &applied.applied {
-        println!("applied {resource}");
+        say!("applied {resource}");
     }
     if applied.applied.is_empty() {
-        eprintln!("{name}: nothing was applied");
+        note!("{name}: nothing was applied");
     }
 }

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
+use crate::console::Console;
+
 #[derive(clap::Args)]
 #[command(after_help = "For bash: source <(ripstop completion bash)")]
 pub(crate) struct Options {
@@ -15,7 +17,9 @@ impl Options {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let mut command = crate::Arguments::command();
         let name = command.get_name().to_owned();
-        clap_complete::generate(self.shell, &mut command, name, &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, name, &mut script);
+        Console::Stdout.say(&String::from_utf8_lossy(&script));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -29,7 +29,7 @@ impl Options {
             client
                 .delete(&format!("/v1/resources/{kind}/{namespace}/{name}"))
                 .await?;
-            println!("deleted {kind}/{namespace}/{name}");
+            say!("deleted {kind}/{namespace}/{name}");
             Ok(ExitCode::SUCCESS)
         })
     }

@@ -47,7 +47,7 @@ impl Options {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        println!("{} is down", presence.mesh);
+        say!("{} is down", presence.mesh);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use ripstop_control::api::message::Resource;
 
 use crate::client::Client;
+use crate::console::Console;
 use crate::folder::Target;
 use crate::table;
 
@@ -35,19 +36,17 @@ impl Options {
         let client = Client::local(&self.target.folder()?.socket());
         let found: Vec<Resource> = client.fetch(&self.path()).await?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&found)?);
+            say!("{}", serde_json::to_string_pretty(&found)?);
         } else if self.yaml {
             for resource in &found {
-                println!("---\n{}", resource.text.trim_end());
+                say!("---\n{}", resource.text.trim_end());
             }
         } else {
             let rows = found
                 .into_iter()
                 .map(|r| [r.kind, r.namespace, r.name, r.origin]);
-            print!(
-                "{}",
-                table::render(["KIND", "NAMESPACE", "NAME", "ORIGIN"], rows)
-            );
+            let heads = ["KIND", "NAMESPACE", "NAME", "ORIGIN"];
+            Console::Stdout.say(&table::render(heads, rows));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -52,7 +52,7 @@ impl Options {
         };
         let bootstrap = ripstop_wire::bootstrap::load(path)?;
         if self.mode == Mode::Validate {
-            println!("{}: valid", path.display());
+            say!("{}: valid", path.display());
             return Ok(ExitCode::SUCCESS);
         }
         crate::log::start("info")?;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::client::Client;
+use crate::console::Console;
 use crate::folder::Target;
 use crate::overview::Overview;
 
@@ -20,9 +21,9 @@ impl Options {
             let client = Client::local(&self.target.folder()?.socket());
             let overview = Overview::fetch(&client).await?;
             if self.json {
-                println!("{}", serde_json::to_string_pretty(&overview)?);
+                say!("{}", serde_json::to_string_pretty(&overview)?);
             } else {
-                print!("{}", overview.text());
+                Console::Stdout.say(&overview.text());
             }
             Ok(ExitCode::SUCCESS)
         })

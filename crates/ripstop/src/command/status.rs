@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use ripstop_control::api::message::{ProxyStatus, Rejected, ResourceStatus, SourceStatus, Status};
 
 use crate::client::Client;
+use crate::console::Console;
 use crate::folder::Target;
 use crate::table;
 
@@ -28,9 +29,9 @@ impl Options {
         let client = Client::local(&self.target.folder()?.socket());
         let status: Status = client.fetch("/v1/status").await?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&status)?);
+            say!("{}", serde_json::to_string_pretty(&status)?);
         } else {
-            print!("{}", text(&status));
+            Console::Stdout.say(&text(&status));
         }
         Ok(if healthy(&status) {
             ExitCode::SUCCESS

@@ -67,7 +67,7 @@ impl Create {
         };
         let Token { token } = client.post("/v1/tokens", &new).await?;
         match self.output {
-            None => println!("{token}"),
+            None => say!("{token}"),
             Some(path) => {
                 let file = std::fs::OpenOptions::new()
                     .write(true)
@@ -77,7 +77,7 @@ impl Create {
                     .open(&path);
                 file.and_then(|mut file| file.write_all(token.as_bytes()))
                     .with_context(|| format!("cannot write {}", path.display()))?;
-                eprintln!(
+                note!(
                     "{} is good for {} join(s): ripstop run --control HOST:15012 --token {} …",
                     path.display(),
                     self.uses,

@@ -1,6 +1,6 @@
 //! `ripstop top` → a live table of the traffic between services.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 
+use crate::console::Console;
 use crate::folder::Target;
 use crate::scrape::fetch;
 use crate::table;
@@ -48,7 +49,7 @@ impl Options {
             }
         };
         let mut table = Live::new(at);
-        let live = std::io::stdout().is_terminal() && !self.once && !self.json;
+        let live = Console::Stdout.is_terminal() && !self.once && !self.json;
         loop {
             sleep(self.interval).await;
             let Some(rows) = table.next().await else {
@@ -60,11 +61,14 @@ impl Options {
             };
             // Home, and clear below: no flicker of an empty screen.
             let clear = if live { "\x1b[H\x1b[J" } else { "" };
-            let mut out = std::io::stdout();
-            out.write_all(format!("{clear}{text}").as_bytes())
-                .and_then(|()| out.flush())?;
-            if self.once {
-                return Ok(ExitCode::SUCCESS);
+            match Console::Stdout.write_all(format!("{clear}{text}").as_bytes()) {
+                Ok(()) if self.once => return Ok(ExitCode::SUCCESS),
+                Ok(()) => {}
+                // Who watched has seen enough.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }

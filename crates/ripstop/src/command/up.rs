@@ -1,6 +1,5 @@
 //! `ripstop up FILE`: a whole mesh on this machine, until Ctrl-C or for as long as a command runs.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::console::Console;
 use crate::dashboard::Claim;
 use crate::folder::Folder;
 use crate::mesh::{Choices, Mesh};
@@ -71,6 +71,8 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        // Before the file is read: what is written while the mesh starts is a change.
+        let watched = Watched::new(&self.file);
         let (plan, diagnostics) = match plan::read(&self.file) {
             Ok(read) => read,
             Err(error) => return Err(shown(error).context("nothing was started")),
@@ -87,12 +89,13 @@ impl Options {
             None
         };
         crate::log::start("warn")?;
-        crate::runtime::long(self.mesh(plan, folder, parent))
+        crate::runtime::long(self.mesh(plan, watched, folder, parent))
     }
 
     async fn mesh(
         self,
         plan: Plan,
+        watched: Watched,
         folder: Folder,
         parent: Option<OwnedFd>,
     ) -> anyhow::Result<ExitCode> {
@@ -120,7 +123,7 @@ impl Options {
         };
         let url = dashboard.as_ref().map(Claim::url);
         let dashboard = dashboard.map(|claim| self.show(claim, &mesh));
-        let code = self.life(mesh, signals, folder, parent, url).await;
+        let code = self.life(mesh, watched, signals, folder, parent, url).await;
         if let Some(dashboard) = dashboard {
             dashboard.stop().await;
         }
@@ -143,6 +146,7 @@ impl Options {
     async fn life(
         self,
         mut mesh: Mesh,
+        watched: Watched,
         mut signals: Signals,
         folder: Folder,
         parent: Option<OwnedFd>,
@@ -174,13 +178,13 @@ impl Options {
         }
         let url = url.map(|url| format!("dashboard {url}\n"));
         let url = url.unwrap_or_default();
-        print!("{}", self.welcome(&mesh, &folder, &url).await?);
+        Console::Stdout.say(&self.welcome(&mesh, &folder, &url).await?);
         if let Some(parent) = parent {
             leave(&parent, &folder)?;
         }
-        self.stay(&mut mesh, &mut signals, &url).await;
+        self.stay(&mut mesh, watched, &mut signals, &url).await;
         if !self.top {
-            eprintln!("stopping; Ctrl-C again kills");
+            note!("stopping; Ctrl-C again kills");
         }
         mesh.stop(signals.next()).await;
         Ok(ExitCode::SUCCESS)
@@ -215,8 +219,7 @@ impl Options {
     }
 
     /// Until a signal: applies changes of the file, tells what happens.
-    async fn stay(&self, mesh: &mut Mesh, signals: &mut Signals, url: &str) {
-        let mut watched = Watched::new(&self.file);
+    async fn stay(&self, mesh: &mut Mesh, mut watched: Watched, signals: &mut Signals, url: &str) {
         let metrics = mesh.metrics().first().copied();
         let mut live = metrics.filter(|_| self.top).map(rows);
         let mut look = tokio::time::interval(LOOK);
@@ -228,15 +231,14 @@ impl Options {
         loop {
             tokio::select! {
                 () = signals.next() => return,
-                line = mesh.next() => eprintln!("{line}"),
+                line = mesh.next() => note!("{line}"),
                 _ = look.tick() => if watched.changed() {
-                    eprintln!("{}", self.reapply(mesh).await);
+                    note!("{}", self.reapply(mesh).await);
                 },
-                Some(rows) = next(&mut live) => if std::io::stdout().is_terminal() {
-                    print!("\x1b[H\x1b[J{header}{}", top::text(&rows));
-                    let _ = std::io::Write::flush(&mut std::io::stdout());
+                Some(rows) = next(&mut live) => if Console::Stdout.is_terminal() {
+                    Console::Stdout.say(&format!("\x1b[H\x1b[J{header}{}", top::text(&rows)));
                 } else {
-                    println!("{}", top::text(&rows));
+                    say!("{}", top::text(&rows));
                 },
             }
         }
@@ -324,7 +326,7 @@ impl Options {
                     Some(News::Exited { exit, .. }) => code = exit_code(exit),
                     Some(News::Ended { .. }) | None => break,
                 },
-                line = mesh.next() => eprintln!("{line}"),
+                line = mesh.next() => note!("{line}"),
                 () = signals.next() => {
                     let harder = match *orders.borrow() {
                         Order::Run => Order::Stop(libc::SIGTERM),
@@ -378,14 +380,14 @@ pub(crate) fn command_code(error: &anyhow::Error) -> Option<u8> {
 /// The faults of a mesh file go to the terminal as they are; what is left is the summary.
 fn shown(error: anyhow::Error) -> anyhow::Error {
     if let Some(faults) = error.downcast_ref::<Faults>() {
-        eprint!("{}", faults.render(std::io::stderr().is_terminal()));
+        Console::Stderr.say(&faults.render(Console::Stderr.is_terminal()));
     }
     error
 }
 
 fn warn(diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
-        eprintln!("{diagnostic}");
+        note!("{diagnostic}");
     }
 }
 
@@ -416,22 +418,22 @@ impl Signals {
 }
 
 /// A file, and whether it changed since it was last asked about.
-struct Watched<'a> {
-    file: &'a Path,
+struct Watched {
+    file: PathBuf,
     seen: Option<(SystemTime, u64)>,
 }
 
-impl Watched<'_> {
-    fn new(file: &Path) -> Watched<'_> {
+impl Watched {
+    fn new(file: &Path) -> Watched {
         Watched {
-            file,
+            file: file.to_owned(),
             seen: stamp(file),
         }
     }
 
     /// A file that is gone has not changed: editors replace files so.
     fn changed(&mut self) -> bool {
-        let now = stamp(self.file);
+        let now = stamp(&self.file);
         let changed = now.is_some() && now != self.seen;
         if changed {
             self.seen = now;
