@@ -4,6 +4,7 @@
 //! alike. Nothing here skips: what is missing panics with the line that installs it. All traffic stays on loopback
 //! or in namespaces that the test made.
 
+pub mod caller;
 pub mod capture;
 pub mod envoy;
 pub mod http;

@@ -32,12 +32,29 @@ impl Guard {
         let file = |stream: &str| {
             std::fs::File::create(logs.path().join(stream)).expect("a file for the output")
         };
+        let output = [file("stdout").into(), file("stderr").into()];
+        Guard::start(name, command, output, logs)
+    }
+
+    /// Starts `command` with its output going to pipes that nobody reads any more.
+    pub fn spawn_unread(name: &str, command: &mut Command) -> Guard {
+        let logs = tempfile::tempdir().expect("a folder");
+        let output = [(); 2].map(|()| io::pipe().expect("a pipe").1.into());
+        Guard::start(name, command, output, logs)
+    }
+
+    fn start(
+        name: &str,
+        command: &mut Command,
+        [stdout, stderr]: [Stdio; 2],
+        logs: tempfile::TempDir,
+    ) -> Guard {
         let marker = new_marker();
         let child = command
             .env(MARKER, &marker)
             .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"))
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: cannot start {command:?}: {error}"));
         Guard {
@@ -188,6 +205,24 @@ pub fn children(pid: u32) -> Vec<u32> {
         .filter_map(|pid| pid.parse().ok())
         .filter(|pid| alive(*pid))
         .collect()
+}
+
+/// The first process below `ancestor` whose command line, with spaces between its words, holds `words`.
+pub fn below(ancestor: u32, words: &str) -> Option<u32> {
+    let mut family = children(ancestor);
+    let mut next = 0;
+    while let Some(pid) = family.get(next).copied() {
+        family.extend(children(pid));
+        next += 1;
+    }
+    family
+        .into_iter()
+        .find(|pid| command_line(*pid).contains(words))
+}
+
+/// The words of a process, with spaces between; empty when it has ended.
+pub fn command_line(pid: u32) -> String {
+    read(Path::new(&format!("/proc/{pid}/cmdline"))).replace('\0', " ")
 }
 
 /// The state letter of `/proc/PID/stat`; the name before it may hold spaces and parentheses.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,43 +12,14 @@ use std::time::{Duration, Instant};
 use ripstop_host::workload::{Addresses, HostResolver, Spec, Stdio as AppStdio};
 use serde_json::json;
 
+use ripstop_testkit::caller;
+pub(crate) use ripstop_testkit::caller::{Caller, NOBODY, callers};
+
 /// Long enough for a loaded machine; nothing here is about speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const V4: &str = "10.88.0.5";
 pub(crate) const V6: &str = "fd72:6970:7374::5";
-/// nobody, on every Debian.
-pub(crate) const NOBODY: u32 = 65534;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Caller {
-    Root,
-    Ordinary,
-}
-
-/// Both callers where the tests run as root, else the one there is, and it says so.
-pub(crate) fn callers() -> Vec<Caller> {
-    for (tool, package) in [
-        ("/usr/sbin/nft", "nftables"),
-        ("/usr/sbin/ip", "iproute2"),
-        ("/usr/bin/python3", "python3"),
-        ("/usr/bin/setpriv", "util-linux"),
-    ] {
-        assert!(
-            Path::new(tool).exists(),
-            "{tool} is missing: `apt-get install {package}`"
-        );
-    }
-    if nix::unistd::geteuid().is_root() {
-        vec![Caller::Root, Caller::Ordinary]
-    } else {
-        eprintln!(
-            "not root: only the ordinary user's half is tested; run the tests as root for the other"
-        );
-        vec![Caller::Ordinary]
-    }
-}
-
 /// The example beside this test, which must be of the same sources: `cargo test --test namespaces` alone does not build
 /// it.
 fn built() -> PathBuf {
@@ -107,20 +77,8 @@ impl Bench {
     }
 
     pub(crate) fn command(caller: Caller, command: &[&str]) -> Bench {
-        let folder = tempfile::Builder::new()
-            .prefix("ripstop-host-")
-            .tempdir()
-            .unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let built = built();
-        // By another process: a descriptor open for writing here would leak into what other tests fork, and then the
-        // copy could not be executed ("text file busy").
-        let copied = Command::new("/bin/cp")
-            .arg(&built)
-            .arg(folder.path())
-            .status()
-            .unwrap();
-        assert!(copied.success());
+        let folder = caller::folder("ripstop-host-");
+        caller::copy(&built(), folder.path());
         let spec = Spec {
             service: "app".into(),
             namespace: "default".into(),
@@ -173,17 +131,7 @@ impl Bench {
         });
         let file = self.folder.path().join("workload.json");
         std::fs::write(&file, description.to_string()).unwrap();
-        let mut words: Vec<String> = Vec::new();
-        if self.caller == Caller::Ordinary && nix::unistd::geteuid().is_root() {
-            words = [
-                "/usr/bin/setpriv",
-                "--reuid=65534",
-                "--regid=65534",
-                "--clear-groups",
-            ]
-            .map(str::to_owned)
-            .into();
-        }
+        let mut words = self.caller.wrapper();
         words.extend(self.wrapper.iter().cloned());
         words.push(self.folder.path().join("confine").display().to_string());
         words.extend(["run".to_owned(), file.display().to_string()]);

@@ -1,35 +1,15 @@
 //! A folder with a mesh file, and `ripstop` on it.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use ripstop_testkit::process::Guard;
-use ripstop_testkit::{program, wait};
+pub(crate) use ripstop_testkit::caller::{Caller, callers};
+use ripstop_testkit::process::{Guard, below};
+use ripstop_testkit::{caller, wait};
 
 /// For a mesh to be up on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Caller {
-    Root,
-    Ordinary,
-}
-
-/// Both callers where the tests run as root, else the one there is, and it says so.
-pub(crate) fn callers() -> Vec<Caller> {
-    program("nft");
-    program("python3");
-    if nix::unistd::geteuid().is_root() {
-        vec![Caller::Root, Caller::Ordinary]
-    } else {
-        eprintln!(
-            "not root: only the ordinary user's half is tested; run the tests as root for the other"
-        );
-        vec![Caller::Ordinary]
-    }
-}
 
 /// Two services: one that answers HTTP and tells who it is, one that only runs.
 pub(crate) const MESH: &str = "
@@ -59,20 +39,8 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(caller: Caller, mesh: &str) -> Bench {
-        let folder = tempfile::Builder::new()
-            .prefix("mesh")
-            .tempdir_in("/tmp")
-            .unwrap();
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        let binary = folder.path().join("ripstop");
-        // By another process: a descriptor of ours, open for writing, would be inherited by what other tests start
-        // meanwhile, and a file that somebody writes cannot be run.
-        let mut copy = Command::new(program("cp"));
-        let copied = copy
-            .arg(env!("CARGO_BIN_EXE_ripstop"))
-            .arg(&binary)
-            .status();
-        assert!(copied.unwrap().success());
+        let folder = caller::folder("mesh");
+        let binary = caller::copy(Path::new(env!("CARGO_BIN_EXE_ripstop")), folder.path());
         let bench = Bench {
             caller,
             folder,
@@ -96,20 +64,7 @@ impl Bench {
 
     /// `ripstop WORDS`, in the folder, as the caller.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let root = nix::unistd::geteuid().is_root();
-        let mut command = match self.caller {
-            Caller::Ordinary if root => {
-                let mut command = Command::new(program("setpriv"));
-                command
-                    .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-                    .arg(&self.binary);
-                command
-                    .env("HOME", "/nonexistent")
-                    .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
-                command
-            }
-            _ => Command::new(&self.binary),
-        };
+        let mut command = self.caller.command(&self.binary);
         command.args(words).current_dir(self.folder.path());
         command.env("RIPSTOP_STATE", self.state());
         command
@@ -143,18 +98,7 @@ impl Bench {
 
     /// The process whose command line holds all of `words` and whose ancestor is `mesh`.
     pub(crate) fn process(&self, mesh: &Guard, words: &str) -> u32 {
-        wait::until(PATIENCE, words, || {
-            let mut family = ripstop_testkit::process::children(mesh.pid());
-            let mut next = 0;
-            while let Some(pid) = family.get(next).copied() {
-                family.extend(ripstop_testkit::process::children(pid));
-                next += 1;
-            }
-            family.into_iter().find(|pid| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                text(&line).replace('\0', " ").contains(words)
-            })
-        })
+        wait::until(PATIENCE, words, || below(mesh.pid(), words))
     }
 }
 
