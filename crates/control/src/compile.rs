@@ -117,7 +117,9 @@ fn cluster(view: &View<'_>, name: &Name) -> Option<Cluster> {
     }
 }
 
-/// Every name of the client's view: the Sidecar-scoped set of a stock Envoy.
+pub(crate) use service::hosts;
+
+/// Every name of the client's view but its hosts: the Sidecar-scoped set of a stock Envoy.
 pub(crate) fn everything(view: &View<'_>) -> Wanted {
     let mut wanted = Wanted::default();
     for known in view.mesh.services.values().filter(|known| view.sees(known)) {

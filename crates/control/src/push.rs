@@ -396,21 +396,22 @@ impl Answers for Session {
     }
 
     fn names(&mut self, kind: Kind) -> Vec<Name> {
-        let all = self.all.get_or_insert_with(|| {
-            compile::everything(&View {
-                mesh: &self.current.mesh,
-                workloads: &self.current.workloads,
-                client: &self.client,
-                scope: &Scope::All,
-            })
-        });
+        let view = View {
+            mesh: &self.current.mesh,
+            workloads: &self.current.workloads,
+            client: &self.client,
+            scope: &Scope::All,
+        };
+        if kind == Kind::Host {
+            return compile::hosts(&view).into_iter().collect();
+        }
+        let all = self.all.get_or_insert_with(|| compile::everything(&view));
         let names = match kind {
             Kind::Cluster => &all.clusters,
             Kind::Endpoints => &all.endpoints,
             Kind::Listener => &all.listeners,
             Kind::Route => &all.routes,
-            Kind::Host => &all.hosts,
-            Kind::Ranges | Kind::Secret => return Vec::new(),
+            Kind::Host | Kind::Ranges | Kind::Secret => return Vec::new(),
         };
         names.iter().cloned().collect()
     }

@@ -7,8 +7,9 @@
 //! to exist, so a new route never runs before its new cluster (make before break); until then its last published version
 //! keeps serving. Roots that nobody used for a while are dropped with everything only they needed.
 //!
-//! With a control plane that pushes everything (a bootstrap with wildcard LDS and CDS), every listener and cluster that
-//! arrives is a root.
+//! Some types come unasked: with a control plane that pushes everything (a bootstrap with wildcard LDS and CDS) every
+//! listener and cluster, and to a sidecar the hosts, so that names resolve when there is nobody to ask (docs/decisions/0003).
+//! Each one that arrives is then a root.
 
 pub mod follow;
 
@@ -47,8 +48,8 @@ pub struct Settings {
     pub negative: Duration,
     /// How long an unused root is held.
     pub idle: Duration,
-    /// Every listener and cluster that arrives is a root.
-    pub wildcard: bool,
+    /// Of these types everything is subscribed, and what arrives is a root until it is taken back.
+    pub wildcards: &'static [Kind],
 }
 
 impl Default for Settings {
@@ -57,7 +58,7 @@ impl Default for Settings {
             wait: Duration::from_secs(5),
             negative: Duration::from_secs(5),
             idle: Duration::from_secs(15 * 60),
-            wildcard: false,
+            wildcards: &[],
         }
     }
 }
@@ -74,7 +75,7 @@ pub struct Discovery {
 #[derive(Debug, Clone, Copy)]
 struct Root {
     used: Instant,
-    /// Told to hold: never idle.
+    /// Told to hold, or came unasked: never idle.
     permanent: bool,
     /// When the first use started to wait, while there is no answer.
     asked: Instant,
@@ -165,7 +166,8 @@ impl Discovery {
     ) -> bool {
         for (name, resource) in arrived {
             let key = (resource.kind(), name);
-            if self.settings.wildcard && matches!(key.0, Kind::Listener | Kind::Cluster) {
+            if self.settings.wildcards.contains(&key.0) {
+                // One that was asked for by name stays what it is: let go when it is idle, and then told unasked.
                 self.roots.entry(key.clone()).or_insert(Root {
                     used: now,
                     permanent: true,
@@ -178,7 +180,9 @@ impl Discovery {
             self.held.insert(key, Held::Present(resource));
         }
         for key in removed {
-            if self.settings.wildcard && matches!(key.0, Kind::Listener | Kind::Cluster) {
+            let unasked = self.settings.wildcards.contains(&key.0)
+                && self.roots.get(key).is_some_and(|root| root.permanent);
+            if unasked {
                 self.roots.remove(key);
                 self.held.remove(key);
             } else if let Some(held) = self.held.get_mut(key) {

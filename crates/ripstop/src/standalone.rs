@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use ripstop_model::discovery::Kind;
 use ripstop_model::snapshot::cluster::Discovery;
 use ripstop_model::snapshot::endpoint::Target;
 use ripstop_proxy::admin::Face;
@@ -115,7 +116,7 @@ fn discover(bootstrap: &Bootstrap, source: &AdsSource, stage: &Stage) -> anyhow:
             },
         ),
         settings: Settings {
-            wildcard: true,
+            wildcards: &[Kind::Cluster, Kind::Listener],
             ..Settings::default()
         },
         hold: Vec::new(),

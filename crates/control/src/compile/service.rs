@@ -1,5 +1,6 @@
 //! A service → its Host record and the outbound listeners of its addresses.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::view::{Known, View, Wanted, cluster_name, route_name};
 
 pub(super) const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
 const OUTBOUND_PORT: u16 = 15001;
+/// A mesh of more services tells none unasked: what a proxy holds must not grow with the mesh (docs/decisions/0003).
+const HOSTS_UNASKED: usize = 1000;
 
 /// The ALPN by which the http inspector tells plain HTTP.
 pub(super) const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
@@ -121,6 +124,21 @@ pub(super) fn host(view: &View<'_>, name: &str) -> Option<HostRecord> {
         headless,
         ports,
     })
+}
+
+/// The hosts that a proxy is told of unasked, so that their names resolve while there is nobody to ask: its services. A
+/// workload's own name and `ip/ADDRESS` are asked for.
+pub(crate) fn hosts(view: &View<'_>) -> BTreeSet<Name> {
+    let seen = view.mesh.services.values().filter(|known| view.sees(known));
+    let resolved = seen.filter(|known| !known.vips.is_empty() || !known.addresses.is_empty());
+    let hosts: BTreeSet<Name> = resolved
+        .take(HOSTS_UNASKED + 1)
+        .map(|known| known.host.clone())
+        .collect();
+    if hosts.len() > HOSTS_UNASKED {
+        return BTreeSet::new();
+    }
+    hosts
 }
 
 fn host_port(port: &Port, number: u16) -> HostPort {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use ripstop_model::discovery::{Key, Kind, Resource};
 use ripstop_model::seam::{HostRecord, Lookup, Names};
 use ripstop_model::snapshot::{Name, Snapshot};
@@ -25,7 +26,7 @@ use crate::{Answer, Demand, Pending};
 pub struct Options {
     pub client: Client,
     pub settings: Settings,
-    /// What it is told to hold, used or not. Ignored with `settings.wildcard`.
+    /// What it is told to hold, used or not.
     pub hold: Vec<Key>,
     /// Connects on first use, and again after a loss.
     pub channel: Channel,
@@ -70,6 +71,9 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 const SWEEP: Duration = Duration::from_secs(30);
 /// A stream that is away this long answers first uses at once.
 const AWAY: Duration = Duration::from_secs(2);
+/// What a name may wait for here. Programs ask again after 2 s (c-ares) or 5 s (the C libraries, Go), and a name that is
+/// none of the mesh's has a way outside before it.
+const LOOKUP: Duration = Duration::from_millis(1500);
 
 /// What discovery is for.
 pub trait Consumer: Send + 'static {
@@ -98,11 +102,11 @@ pub fn follow(options: Options, consumer: impl Consumer) -> Follower {
         held: options.hold,
         shared: Arc::clone(&shared),
         lost: now,
+        silent: false,
         draw: now.elapsed().as_nanos() as u64 ^ u64::from(std::process::id()),
     };
-    if options.settings.wildcard {
-        task.client.subscribe_all(Kind::Cluster);
-        task.client.subscribe_all(Kind::Listener);
+    for kind in options.settings.wildcards {
+        task.client.subscribe_all(*kind);
     }
     for key in task.held.clone() {
         task.discovery.hold(key, now);
@@ -187,13 +191,14 @@ pub struct Resolver {
 impl Names for Resolver {
     async fn lookup(&self, name: &str) -> Lookup {
         let candidates = candidates(name, &self.namespace, &self.domain);
+        let asked = candidates.iter().map(|(candidate, _)| async {
+            let wanted = self.follower.want((Kind::Host, candidate.as_str().into()));
+            let answer = tokio::time::timeout(LOOKUP, wanted).await;
+            answer.unwrap_or(Wanted::TimedOut)
+        });
         let mut timed_out = false;
-        for (candidate, _) in &candidates {
-            match self
-                .follower
-                .want((Kind::Host, candidate.as_str().into()))
-                .await
-            {
+        for answer in join_all(asked).await {
+            match answer {
                 Wanted::Ready(Some(host)) => return Lookup::Known(host),
                 Wanted::Ready(None) | Wanted::Absent => {}
                 Wanted::TimedOut => timed_out = true,
@@ -239,6 +244,8 @@ struct Task {
     shared: Arc<Shared>,
     /// When the stream was last lost.
     lost: Instant,
+    /// The stream is open, and a question on it was not answered in time; nothing has come since.
+    silent: bool,
     draw: u64,
 }
 
@@ -361,6 +368,7 @@ impl Task {
     }
 
     fn take(&mut self, response: Response) {
+        self.silent = false;
         let Update {
             arrived,
             removed,
@@ -405,6 +413,7 @@ impl Task {
                 self.subscribe();
                 let away = !self.shared.connected.load(Ordering::Relaxed)
                     && now.duration_since(self.lost) > AWAY;
+                let away = away || (self.silent && key.0 == Kind::Host);
                 match readiness {
                     Readiness::Pending { .. } if !away => self.waiting.push((key, reply)),
                     settled => {
@@ -432,8 +441,10 @@ impl Task {
         let now = Instant::now();
         for (key, reply) in std::mem::take(&mut self.waiting) {
             match self.discovery.readiness(&key, now) {
-                Readiness::Pending { .. } if !reply.is_closed() => self.waiting.push((key, reply)),
+                // One whose asker has gone is still a question to this control plane.
+                Readiness::Pending { .. } => self.waiting.push((key, reply)),
                 settled => {
+                    self.silent |= settled == Readiness::TimedOut;
                     let _ = reply.send(self.wanted(settled, &key));
                 }
             }

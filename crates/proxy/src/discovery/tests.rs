@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use ripstop_model::seam::HostRecord;
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::cluster::{self, Breakers, LbCommon, LbPolicy, Thresholds};
 use ripstop_model::snapshot::endpoint::Endpoints;
@@ -248,7 +249,7 @@ fn idle_roots_are_dropped_and_held_ones_are_not() {
 fn with_wildcards_everything_that_arrives_is_kept() {
     let now = Instant::now();
     let mut d = Discovery::new(Settings {
-        wildcard: true,
+        wildcards: &[Kind::Cluster, Kind::Listener],
         ..Settings::default()
     });
     d.update(vec![cluster("a"), listener("l", "a")], &[], now);
@@ -262,4 +263,44 @@ fn with_wildcards_everything_that_arrives_is_kept() {
         (d.published().listeners.len(), d.published().clusters.len()),
         (0, 1)
     );
+}
+
+fn host(name: &str) -> (Name, Resource) {
+    let record = HostRecord {
+        fqdn: name.into(),
+        ..HostRecord::default()
+    };
+    (name.into(), Resource::Host(Arc::new(record)))
+}
+
+#[test]
+fn hosts_come_unasked_and_others_are_still_asked_for() {
+    let settings = Settings {
+        wildcards: &[Kind::Host],
+        ..Settings::default()
+    };
+    let start = Instant::now();
+    let mut d = Discovery::new(settings);
+    d.update(vec![host("orders"), host("users")], &[], start);
+    let (orders, users) = (key(Kind::Host, "orders"), key(Kind::Host, "users"));
+    assert_eq!(d.want(&orders, start), Readiness::Ready);
+    assert_eq!(d.take_changes(), [], "nobody has to be asked");
+    // A name that is not among them.
+    let other = key(Kind::Host, "other");
+    assert!(matches!(d.want(&other, start), Readiness::Pending { .. }));
+    d.update(Vec::new(), std::slice::from_ref(&other), start);
+    assert_eq!(d.want(&other, start), Readiness::Absent);
+    // An alias is asked for, and let go when nobody asks any more; what came unasked stays.
+    let alias = key(Kind::Host, "ip/240.240.0.9");
+    d.want(&alias, start);
+    d.update(vec![host("ip/240.240.0.9")], &[], start);
+    d.take_changes();
+    assert!(d.sweep(start + settings.idle));
+    let dropped = d.take_changes();
+    assert!(dropped.contains(&Change::Unsubscribe(alias)), "{dropped:?}");
+    assert_eq!(d.want(&users, start), Readiness::Ready);
+    // Taken back.
+    d.update(Vec::new(), std::slice::from_ref(&users), start);
+    assert!(matches!(d.want(&users, start), Readiness::Pending { .. }));
+    assert_eq!(d.want(&orders, start), Readiness::Ready);
 }

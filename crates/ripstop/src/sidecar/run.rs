@@ -101,7 +101,7 @@ fn discover(config: &Config, identity: &Identity, stage: &Stage) -> Follower {
             wait: config.discovery.timeout,
             negative: config.discovery.negative_ttl,
             idle: config.discovery.idle_timeout,
-            wildcard: false,
+            wildcards: &[Kind::Host],
         },
         hold: inbound
             .chain([(Kind::Ranges, Kind::RANGES.into())])

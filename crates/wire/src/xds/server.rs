@@ -237,7 +237,10 @@ impl Subscription {
             if &*name == "*" {
                 self.wildcard = false;
             } else if self.names.remove(&name) {
-                if !self.wildcard {
+                if self.wildcard {
+                    // The client has let go of it: what the wildcard covers is told again, the rest is taken back.
+                    self.sent.insert(name.clone(), Sent::Version("".into()));
+                } else {
                     self.sent.remove(&name);
                 }
                 dropped.push(name);

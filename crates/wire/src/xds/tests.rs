@@ -254,6 +254,34 @@ fn a_wildcard_covers_what_comes_later() {
 }
 
 #[test]
+fn a_name_that_is_let_go_is_still_covered_by_a_wildcard() {
+    let mut world = World::default();
+    world.host("a", false);
+    let mut client = Client::new(Node::default(), Protocol::Delta);
+    let mut session = Session::new(Protocol::Delta);
+    client.connected();
+    client.subscribe_all(Kind::Host);
+    for name in ["a", "alias"] {
+        client.subscribe(key(Kind::Host, name));
+    }
+    let (updates, _) = settle(&mut client, &mut session, &mut world);
+    assert_eq!(
+        names(&updates),
+        (vec!["a".to_owned()], vec!["alias".to_owned()])
+    );
+    for name in ["a", "alias"] {
+        client.unsubscribe(&key(Kind::Host, name));
+    }
+    let (updates, _) = settle(&mut client, &mut session, &mut world);
+    assert_eq!(names(&updates).0, ["a"]);
+    // A new stream says what it holds, and hears nothing new.
+    client.connected();
+    let mut session = Session::new(Protocol::Delta);
+    let (updates, _) = settle(&mut client, &mut session, &mut world);
+    assert_eq!(names(&updates), (vec![], vec![]));
+}
+
+#[test]
 fn one_response_of_a_type_is_on_its_way_at_a_time() {
     let mut world = World::default();
     world.host("a", false);
