@@ -22,7 +22,12 @@ tests=(
   /usr/lib/python3/dist-packages/prometheus_client/__init__.py:python3-prometheus-client
   redis-server:redis-server # a real server that waits for its client
   nginx:nginx-light         # a real server that changes its user
+  mariadbd:mariadb-server-core  # one that speaks first as well; the core package has no service and makes no user
+  mariadb:mariadb-client-core
+  /usr/lib/postgresql:postgresql  # a client that asks for TLS first; it is not started either (scripts/lib.sh)
+  psql:postgresql-client
   musl-gcc:musl-tools       # a static program, for the resolver tests
+  go:golang-go              # one that brings a resolver of its own
   curl:curl
   runuser:util-linux
 )

@@ -12,3 +12,5 @@ mod losses;
 mod own;
 #[path = "protocols/policy.rs"]
 mod policy;
+#[path = "protocols/servers.rs"]
+mod servers;

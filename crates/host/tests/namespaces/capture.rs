@@ -279,21 +279,32 @@ fn one_family_is_all_an_app_needs() {
         let program = format!(
             "{READ}\nprint(read('2001:db8::1', 443))\nprint(read('192.0.2.1', 80))\nprint(read('orders', 80))"
         );
-        let mut bench = Bench::python(caller, &program);
-        bench.spec.addresses.v4 = None;
-        bench.names.insert(
-            "orders".into(),
-            vec!["240.240.0.9".parse().unwrap(), "2001:2::9".parse().unwrap()],
-        );
-        assert_eq!(
-            bench.lines(),
-            [
-                format!("outbound [2001:db8::1]:443 from {V6}"),
-                "OSError".to_owned(),
-                format!("outbound [2001:2::9]:80 from {V6}"),
-            ],
-            "{caller:?}"
-        );
+        let six = format!("outbound [2001:db8::1]:443 from {V6}");
+        let four = format!("outbound 192.0.2.1:80 from {V4}");
+        let none = "OSError".to_owned();
+        for (only, said) in [
+            (
+                V6,
+                [
+                    six,
+                    none.clone(),
+                    format!("outbound [2001:2::9]:80 from {V6}"),
+                ],
+            ),
+            (
+                V4,
+                [none, four, format!("outbound 240.240.0.9:80 from {V4}")],
+            ),
+        ] {
+            let mut bench = Bench::python(caller, &program);
+            bench.spec.addresses.v4.take_if(|_| only == V6);
+            bench.spec.addresses.v6.take_if(|_| only == V4);
+            bench.names.insert(
+                "orders".into(),
+                vec!["240.240.0.9".parse().unwrap(), "2001:2::9".parse().unwrap()],
+            );
+            assert_eq!(bench.lines(), said, "{caller:?} {only}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who ends takes along what must go, and nothing else.
 
-use ripstop_testkit::process::signal_pid;
+use ripstop_testkit::process::{Guard, signal_pid};
 use ripstop_testkit::wait;
 
 use crate::bench::{Bench, Caller, MESH, PATIENCE, callers, nothing_left, text};
@@ -162,22 +162,64 @@ fn run_joins_a_mesh_and_leaves_it() {
     }
 }
 
+/// What an app tries against its own mesh; what works is written to `worked`. Its sidecar and the state are not hidden by
+/// their modes: an app that is root in its namespace is refused as well.
+const TRIES: &str = "
+import os, signal, sys, urllib.request
+def works(what, action):
+    try:
+        action()
+        open('worked', 'a').write(what + '\\n')
+    except (OSError, IndexError):
+        pass
+state, sidecar = sys.argv[1], int(open('sidecar').read())
+for name in ('ca.key', 'state.redb', 'control.sock'):
+    works(name, lambda: os.stat(os.path.join(state, name)))
+works('the state folder', lambda: os.listdir(state)[0])
+works('a signal', lambda: os.kill(sidecar, signal.SIGKILL))
+works('its memory', lambda: open(f'/proc/{sidecar}/mem'))
+works('its namespaces', lambda: os.open(f'/proc/{sidecar}/ns/net', os.O_RDONLY))
+for words in ('nft flush ruleset', 'ip link set lo down', f'nsenter -t {sidecar} -n true', 'nsenter -t 1 -m true'):
+    if os.spawnvp(os.P_WAIT, words.split()[0], words.split()) == 0:
+        open('worked', 'a').write(words + '\\n')
+page = urllib.request.urlopen('http://hello/', timeout=30)
+open('tried', 'w').write(str(page.headers.get('server')))
+";
+
 #[test]
-fn an_app_cannot_see_the_state() {
-    if !callers().contains(&Caller::Root) {
-        return;
+fn an_app_has_no_power_over_its_mesh() {
+    for caller in callers() {
+        let users: &[&str] = match caller {
+            Caller::Root => &["", ", user: nobody"],
+            Caller::Ordinary => &[""],
+        };
+        for user in users {
+            let bench = Bench::new(caller, "");
+            let tries = "[sh, -c, 'PATH=$PATH:/usr/sbin; until test -e sidecar; do sleep 0.1; done; \
+                python3 tries.py STATE; exec sleep 600']";
+            let mesh = MESH.replace(
+                "[sh, -c, 'echo working; exec sleep 600']",
+                &format!("{tries}{user}"),
+            );
+            bench.write(
+                "mesh.yaml",
+                &mesh.replace("STATE", &bench.state().display().to_string()),
+            );
+            bench.write("tries.py", TRIES);
+            let mut mesh = bench.up();
+            let keeper = bench.process(&mesh, "keeper worker-0");
+            let sidecar = bench.process(&mesh, "proxy --sidecar");
+            assert_ne!(keeper, sidecar);
+            bench.write(".sidecar", &sidecar.to_string());
+            std::fs::rename(bench.path(".sidecar"), bench.path("sidecar")).unwrap();
+            wait::until_true(PATIENCE, "the app to try", || {
+                std::fs::read_to_string(bench.path("tried")).is_ok_and(|said| !said.is_empty())
+            });
+            let worked = std::fs::read_to_string(bench.path("worked")).unwrap_or_default();
+            assert_eq!(worked, "", "{caller:?}{user}");
+            assert!(mesh.terminate(PATIENCE).success());
+        }
     }
-    let peek = "command: [sh, -c, 'ls $STATE/ca.key $STATE/control.sock && touch seen; touch tried; exec sleep 600']";
-    let bench = Bench::new(Caller::Root, MESH);
-    let mesh = MESH.replace("command: [sh, -c, 'echo working; exec sleep 600']", peek);
-    bench.write(
-        "mesh.yaml",
-        &mesh.replace("$STATE", &bench.state().display().to_string()),
-    );
-    let mut mesh = bench.up();
-    wait::until_true(PATIENCE, "the app to try", || bench.path("tried").exists());
-    assert!(!bench.path("seen").exists());
-    assert!(mesh.terminate(PATIENCE).success());
 }
 
 /// Hosts are told apart by the address that they advertise; here both are this one.
@@ -258,4 +300,48 @@ fn a_published_port_lets_clients_in() {
         assert_eq!(answer.status, 200);
         assert!(mesh.terminate(PATIENCE).success());
     }
+}
+
+#[test]
+fn nobody_needs_to_read_what_is_said() {
+    let bench = Bench::new(
+        callers()[0],
+        // What it writes comes out of ours.
+        &MESH.replace("echo working;", "while sleep 0.1; do echo working; done &"),
+    );
+    let unread = |words: &[&str]| Guard::spawn_unread(words[0], &mut bench.command(words));
+    let mut mesh = unread(&["up", "mesh.yaml"]);
+    wait::until_true(PATIENCE, "the mesh to be up", || {
+        assert_eq!(mesh.exited(), None);
+        // While nothing is registered there is nothing to wait for.
+        text(&bench.run(&["ps"]).stdout).contains("worker-0.default")
+            && bench.run(&["wait"]).status.success()
+    });
+    bench.write("broken.yaml", &MESH.replace("replicas: 2", "replikas: 2"));
+    for (words, code) in [
+        (&["ps"][..], 0),
+        (&["ps", "--json"], 0),
+        (&["status"], 0),
+        (&["get"], 0),
+        (&["get", "no-such-kind"], 1),
+        (&["analyze", "broken.yaml"], 1),
+        (&["completion", "bash"], 0),
+        (&["top", "--interval", "100ms"], 0),
+        (&["--help"], 0),
+        (&["no-such-command"], 2),
+    ] {
+        let ended = unread(words).wait(PATIENCE);
+        assert_eq!(ended.code(), Some(code), "{words:?}");
+    }
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let output = bench.command(&["ps"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("No space left on device"));
+    // What it tells of a change is lost, the change is not.
+    assert!(text(&bench.run(&["ps"]).stdout).contains("hello-v1-1.default"));
+    bench.write("mesh.yaml", &MESH.replace("replicas: 2", "replicas: 1"));
+    wait::until_true(PATIENCE, "the change to be in force", || {
+        !text(&bench.run(&["ps"]).stdout).contains("hello-v1-1.default")
+    });
+    assert!(mesh.terminate(PATIENCE).success());
 }

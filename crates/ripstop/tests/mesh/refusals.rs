@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::bench::{Bench, MESH, callers, nothing_left, text};
+use crate::bench::{Bench, Caller, MESH, callers, nothing_left, text};
 
 /// Expects `up` to end with `code` and to say all of `words`.
 fn refused(bench: &Bench, code: i32, words: &[&str]) {
@@ -197,11 +197,41 @@ fn commands_without_a_mesh_say_how_to_get_one() {
 
 #[test]
 fn only_root_may_choose_a_user() {
-    let bench = Bench::new(
-        crate::bench::Caller::Ordinary,
-        &MESH.replace("replicas: 2", "user: root"),
-    );
-    if callers().contains(&crate::bench::Caller::Root) {
+    let bench = Bench::new(Caller::Ordinary, &MESH.replace("replicas: 2", "user: root"));
+    if callers().contains(&Caller::Root) {
         refused(&bench, 1, &["`user: root`", "run ripstop as root"]);
     }
+}
+
+/// Maps every id, then forbids namespaces below and gives up being root. The second shell is for its capabilities: the
+/// first was started before any id was mapped.
+const FORBIDDEN: &str = r#"
+unshare --user sh -c 'until grep -q 65536 /proc/self/gid_map; do sleep 0.01; done; exec sh -c "$0"' "
+  echo 0 >/proc/sys/user/max_user_namespaces
+  exec setpriv --reuid=65534 --regid=65534 --clear-groups ./ripstop up mesh.yaml" &
+until test "$(readlink /proc/$!/ns/user)" != "$(readlink /proc/self/ns/user)"; do sleep 0.01; done
+echo 0 0 65536 >/proc/$!/uid_map
+echo 0 0 65536 >/proc/$!/gid_map
+wait $!"#;
+
+#[test]
+fn forbidden_user_namespaces_are_told_with_the_remedy() {
+    if !callers().contains(&Caller::Root) {
+        return;
+    }
+    let bench = Bench::new(Caller::Root, MESH);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", FORBIDDEN]).current_dir(bench.path(""));
+    command.env("RIPSTOP_STATE", bench.state());
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for word in [
+        "namespaces are not allowed here",
+        "user.max_user_namespaces",
+        "run ripstop as root",
+    ] {
+        assert!(said.contains(word), "{word:?} is not in:\n{said}");
+    }
+    nothing_left(&bench.state().display().to_string(), &bench.path("ripstop"));
 }

@@ -1,11 +1,12 @@
 //! A folder with a mesh file and the programs beside this file, and `ripstop` on it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ripstop_testkit::process::{Guard, children};
-use ripstop_testkit::{program, wait};
+pub(crate) use ripstop_testkit::caller::{Caller, callers};
+use ripstop_testkit::process::{Guard, below};
+use ripstop_testkit::{caller, program, wait};
 
 /// For a mesh to be up, or a check inside it to end, on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -27,27 +28,65 @@ spec:
   config: [./config]
 ";
 
+/// Loopback with the addresses that are the outside here, and a resolver among them.
+const PREPARE: &str = "set -e
+ip link set lo up
+ip address add 203.0.113.10/32 dev lo
+ip address add 203.0.113.53/32 dev lo
+echo nameserver 203.0.113.53 >resolv.conf
+mount --bind resolv.conf /etc/resolv.conf
+exec python3 peers.py outside 80";
+
 pub(crate) struct Lab {
+    caller: Caller,
+    binary: PathBuf,
     folder: tempfile::TempDir,
+    /// Who serves the addresses of the outside, in the namespaces where the mesh is started.
+    outside: Option<Guard>,
 }
 
 impl Lab {
     /// `services` is the list under `services:`, as YAML; resources may follow it.
     pub(crate) fn new(services: &str) -> Lab {
-        for needed in ["nft", "python3", "node", "redis-server"] {
+        Lab::of(callers()[0], services)
+    }
+
+    /// A mesh in namespaces whose only outside is `outside.example`: 203.0.113.10, with a web server on port 80. Its
+    /// resolver knows every name below it, and no other.
+    pub(crate) fn with_outside(services: &str) -> Lab {
+        let mut lab = Lab::new(services);
+        let mut command = Command::new(program("unshare"));
+        command.args(["--net", "--mount"]);
+        if lab.caller == Caller::Ordinary {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command.args(["--", "sh", "-c", PREPARE]);
+        command.current_dir(lab.folder.path());
+        let mut outside = Guard::spawn("the outside", &mut command);
+        outside.line_with("serving", PATIENCE);
+        lab.outside = Some(outside);
+        lab
+    }
+
+    /// The same as another caller.
+    pub(crate) fn of(caller: Caller, services: &str) -> Lab {
+        for needed in ["nft", "ip", "python3", "node", "redis-server"] {
             program(needed);
         }
+        let folder = caller::folder("lab");
+        let binary = caller::copy(Path::new(env!("CARGO_BIN_EXE_ripstop")), folder.path());
         let lab = Lab {
-            folder: tempfile::Builder::new()
-                .prefix("lab")
-                .tempdir_in("/tmp")
-                .unwrap(),
+            caller,
+            binary,
+            folder,
+            outside: None,
         };
         for (name, text) in [
             ("peers.py", include_str!("peers.py")),
             ("check.py", include_str!("check.py")),
             ("hold.py", include_str!("hold.py")),
             ("h2.js", include_str!("h2.js")),
+            ("servers.sh", include_str!("servers.sh")),
         ] {
             lab.write(name, text);
         }
@@ -75,10 +114,37 @@ impl Lab {
 
     /// `ripstop WORDS`, in the folder.
     pub(crate) fn spawn(&self, words: &[&str]) -> Guard {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ripstop"));
+        let mut command = match &self.outside {
+            None => self.caller.command(&self.binary),
+            Some(outside) => {
+                let mut command = self.inside_of(outside);
+                command.arg(&self.binary);
+                command
+            }
+        };
         command.args(words).current_dir(self.folder.path());
         command.env("RIPSTOP_STATE", self.path("state"));
         Guard::spawn(&format!("ripstop {}", words.join(" ")), &mut command)
+    }
+
+    /// A program of the folder, on the host of the mesh and no part of it.
+    pub(crate) fn beside(&self, words: &[&str]) -> Guard {
+        let outside = self.outside.as_ref().expect("a lab with an outside");
+        let mut command = self.inside_of(outside);
+        command.args(words).current_dir(self.folder.path());
+        Guard::spawn(&words.join(" "), &mut command)
+    }
+
+    fn inside_of(&self, outside: &Guard) -> Command {
+        let mut command = Command::new(program("nsenter"));
+        let target = outside.pid().to_string();
+        command.args(["--target", &target, "--net", "--mount"]);
+        command.arg(format!("--wdns={}", self.folder.path().display()));
+        if self.caller == Caller::Ordinary {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.arg("--");
+        command
     }
 
     /// Brings the mesh up and runs checks of `check.py` inside, as the workload `client`.
@@ -114,21 +180,17 @@ impl Lab {
         self.spawn(&words).wait(PATIENCE).success()
     }
 
-    /// A client inside that waits for the file `go`, then makes one check.
-    pub(crate) fn probe(&self, name: &str) -> Guard {
-        let mut probe = self.spawn(&inside("prober", &[], "check.py", &["go", name]));
+    /// A client inside that waits for the file `WHEN`, then makes checks.
+    pub(crate) fn probe(&self, when: &str, names: &[&str]) -> Guard {
+        let words = [&[when][..], names].concat();
+        let mut probe = self.spawn(&inside("prober", &[], "check.py", &words));
         probe.line_with("waiting", PATIENCE);
         probe
     }
 
     /// Connections that are all open, kept busy until the file `stop` is there: see `hold.py`.
     pub(crate) fn hold(&self, account: &str, connections: &[&str]) -> Guard {
-        self.hold_with(account, &[], connections)
-    }
-
-    /// The same with options of `ripstop run`.
-    pub(crate) fn hold_with(&self, account: &str, options: &[&str], connections: &[&str]) -> Guard {
-        let mut holder = self.spawn(&inside(account, options, "hold.py", connections));
+        let mut holder = self.spawn(&inside(account, &[], "hold.py", connections));
         holder.line_with("open", PATIENCE);
         assert!(!holder.stdout().contains("lost"), "{}", holder.report());
         holder
@@ -136,20 +198,7 @@ impl Lab {
 
     /// The process below `mesh` whose command line holds `words`.
     pub(crate) fn process(&self, mesh: &Guard, words: &str) -> u32 {
-        wait::until(PATIENCE, words, || {
-            let mut family = children(mesh.pid());
-            let mut next = 0;
-            while let Some(pid) = family.get(next).copied() {
-                family.extend(children(pid));
-                next += 1;
-            }
-            family.into_iter().find(|pid| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                String::from_utf8_lossy(&line)
-                    .replace('\0', " ")
-                    .contains(words)
-            })
-        })
+        wait::until(PATIENCE, words, || below(mesh.pid(), words))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Parts that go while traffic runs: the control plane, and one replica of many.
 
-use ripstop_testkit::process::signal_pid;
-use ripstop_testkit::upstream::Upstream;
+use ripstop_testkit::process::{below, signal_pid};
 use ripstop_testkit::wait;
 use std::time::Duration;
 
@@ -14,6 +13,9 @@ const MESH: &str = "
     ports: [{port: 8000, targetPort: 8080}]
     workloads: [{replicas: 3, command: [python3, peers.py, web, '8080']}]
   - name: unused
+    ports: [{port: 8000, targetPort: 8080}]
+    workloads: [{command: [python3, peers.py, web, '8080']}]
+  - name: never-used
     ports: [{port: 8000, targetPort: 8080}]
     workloads: [{command: [python3, peers.py, web, '8080']}]
   - name: greeter
@@ -30,31 +32,49 @@ spec:
     route: [{destination: {host: web}}]
 ";
 
+/// What is in use goes on; what was never used is told so in its own words; the outside needs nobody.
 #[test]
 fn the_control_plane() {
-    let lab = Lab::new(MESH);
-    let outside = Upstream::always(200, "outside");
+    let lab = Lab::with_outside(MESH);
     let mut mesh = lab.up();
-    let mut holder = lab.hold_with(
+    let mut holder = lab.hold(
         "holder",
-        &["--host-port", &outside.port().to_string()],
         &[
             "tcp:5:greeter:7000",
             "ws:5:web:8000",
             "http:5:web:8000",
             "get:5:web:8000",
-            &format!("get:1:host.ripstop.internal:{}", outside.port()),
+            "get:1:outside.example:80",
         ],
     );
-    let mut prober = lab.probe("unknown_in_time");
+    let outside = [
+        "outside_by_a_new_name",
+        "outside_by_address",
+        "no_such_name",
+    ];
+    let checks = |first: &'static str| [&[first][..], &outside].concat();
+    let mut silent = lab.probe("when_silent", &checks("first_use_while_silent"));
+    let mut dead = lab.probe("when_dead", &checks("first_use_while_dead"));
+
     let control = lab.process(&mesh, "control --config");
-    // Held still, then killed: so there is time to see what works without it.
     signal_pid(control, libc::SIGSTOP).unwrap();
-    lab.write("go", "");
-    let status = prober.wait(PATIENCE);
-    assert!(status.success(), "{}", prober.report());
+    lab.write("silent", "");
+    let status = silent.wait(PATIENCE);
+    assert!(status.success(), "{}", silent.report());
+
+    // Every one that `up` starts instead is killed as well, for as long as the probe needs.
     signal_pid(control, libc::SIGKILL).unwrap();
     mesh.line_with("the control plane ended", PATIENCE);
+    lab.write("dead", "");
+    let status = wait::until(PATIENCE, "the probe", || {
+        if let Some(next) = below(mesh.pid(), "control --config") {
+            // It may be gone by itself.
+            let _ = signal_pid(next, libc::SIGKILL);
+        }
+        dead.exited()
+    });
+    assert!(status.success(), "{}", dead.report());
+
     wait::until_true(PATIENCE, "the control plane's return", || {
         lab.passes("late", "unused")
     });
@@ -66,7 +86,7 @@ fn the_control_plane() {
         "{}",
         holder.report()
     );
-    eprintln!("{}", holder.stdout());
+    eprintln!("{}{}{}", silent.stdout(), dead.stdout(), holder.stdout());
     assert!(mesh.terminate(PATIENCE).success(), "{}", mesh.report());
 }
 

@@ -1,4 +1,6 @@
-"""Servers that speak as real ones do, standard library only: peers.py KIND PORT [ARG]"""
+"""Servers that speak as real ones do, standard library only: peers.py KIND PORT [ARG]
+
+ARG is the folder of a certificate for tls, and the address to bind for others: `own` is the workload's, `::` is any."""
 
 import http.server
 import os
@@ -14,14 +16,24 @@ ARG = sys.argv[3] if len(sys.argv) > 3 else ""
 WHO = os.urandom(4).hex()
 
 
+def own():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        out.connect(("192.0.2.1", 9))
+        return out.getsockname()[0]
+
+
+BIND = "::" if KIND == "tls" or not ARG else own() if ARG == "own" else ARG
+
+
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 512
-    address_family = socket.AF_INET6
+    address_family = socket.AF_INET6 if ":" in BIND else socket.AF_INET
 
     def server_bind(self):
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if BIND == "::":
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
     def handle_error(self, request, client_address):
@@ -98,9 +110,27 @@ class Web(http.server.BaseHTTPRequestHandler):
         pass
 
 
-HANDLERS = {"greeter": Greeter, "quiet": Quiet, "echo": Echo, "early": Early, "web": Web, "tls": Web}
+def resolve(datagrams):
+    """Answers for outside.example and all below it; every other name does not exist."""
+    while True:
+        query, client = datagrams.recvfrom(4096)
+        end = query.index(b"\0", 12) + 5
+        known = query[12:end - 4].lower().endswith(b"\x07outside\x07example\0")
+        address = known and query[end - 4:end - 2] == b"\0\x01"
+        answer = query[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1\0" + bytes([address]) + b"\0\0\0\0" + query[12:end]
+        if address:
+            answer += b"\xc0\x0c\0\1\0\1\0\0\0\0\0\x04" + socket.inet_aton("203.0.113.10")
+        datagrams.sendto(answer, client)
+
+
+HANDLERS = {"greeter": Greeter, "quiet": Quiet, "echo": Echo, "early": Early, "web": Web, "tls": Web, "outside": Web}
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-server = Server(("::", PORT), HANDLERS[KIND])
+server = Server((BIND, PORT), HANDLERS[KIND])
+if KIND == "outside":
+    resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    resolver.bind(("203.0.113.53", 53))
+    threading.Thread(target=resolve, args=(resolver,), daemon=True).start()
+    print("serving", flush=True)
 if KIND == "tls":
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(ARG + "/tls.crt", ARG + "/tls.key")
