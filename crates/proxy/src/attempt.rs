@@ -646,11 +646,10 @@ const CONSUMED: &[&str] = &[
     "x-envoy-upstream-alt-stat-name",
 ];
 
-/// Waits before the next attempt; the client may leave meanwhile, and the limits go on.
-pub async fn wait<D: Downstream>(
+/// Waits before the next attempt; the limits go on meanwhile.
+pub async fn wait(
     request: &mut Request<'_>,
     plan: &Plan<'_>,
-    down: &mut D,
     timer: &mut Timer,
     pause: Duration,
 ) -> Result<(), Box<Reply>> {
@@ -661,7 +660,6 @@ pub async fn wait<D: Downstream>(
     let limit = earliest([plan.deadline, plan.stream_deadline]);
     timer.set(earliest([Some(until), limit]));
     poll_fn(|cx| timer.poll_expired(cx)).await;
-    let _ = down;
     match limit.is_some_and(|limit| limit <= Instant::now()) {
         false => Ok(()),
         true => Err(plan.reply(request, &timed_out(plan, None))),

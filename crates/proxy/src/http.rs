@@ -185,7 +185,7 @@ async fn exchange<D: Downstream>(
     let (mut up, accepted) = loop {
         match attempt::run(request, &mut plan, down, timer, response).await {
             Outcome::Response(up, accepted) => break (up, accepted),
-            Outcome::Again(pause) => attempt::wait(request, &plan, down, timer, pause).await?,
+            Outcome::Again(pause) => attempt::wait(request, &plan, timer, pause).await?,
             Outcome::Failed(error) => return Err(plan.reply(request, &error)),
         }
     };
