@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::address::{Allocator, Pool};
 use crate::api::message::{
     Applied, NewToken, Port, Readiness, Register, Registered, Service, ServicePort, Status, Token,
-    Workload,
+    Tracing, Workload,
 };
 use crate::ca::Ca;
 use crate::compile;
@@ -294,6 +294,8 @@ impl Plane {
             .addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.borrow();
+        let settings = &current.mesh.settings;
         Registered {
             id: member.id.to_string(),
             node: member.node(),
@@ -310,11 +312,15 @@ impl Plane {
             trust_domain: self.base.trust_domain.clone(),
             roots: self.ca.roots_pem(),
             root_sha256: self.ca.fingerprint().to_string(),
-            ranges: self.current.borrow().mesh.ranges.to_vec(),
+            ranges: current.mesh.ranges.to_vec(),
             domain: CLUSTER_DOMAIN.to_owned(),
             xds_tls: listening.xds_tls,
             xds: listening.xds,
             control_identity: self.ca.identity().to_string(),
+            tracing: Tracing {
+                otlp: settings.tracing.otlp.clone(),
+                hooks: settings.tracing.hooks.clone(),
+            },
         }
     }
 

@@ -2,6 +2,7 @@
 
 use ripstop_model::defaults::{self, Table};
 use ripstop_model::intent::{DEFAULT_ROOT_NAMESPACE, mesh};
+use ripstop_model::seam::Producer;
 use ripstop_model::snapshot::http::{AccessLog, LogFormat, LogSink};
 
 use crate::address::Ranges;
@@ -25,6 +26,8 @@ pub struct Tracing {
     pub otlp: Option<String>,
     /// Percent of new traces.
     pub sampling: f64,
+    /// Whose hooks are put into applications.
+    pub hooks: Vec<Producer>,
 }
 
 impl Default for Settings {
@@ -42,6 +45,7 @@ impl Default for Settings {
             tracing: Tracing {
                 otlp: None,
                 sampling: 100.0,
+                hooks: mesh::Hooks::default().producers(),
             },
             allow_any: true,
         }
@@ -72,6 +76,9 @@ impl Settings {
             self.tracing.otlp.clone_from(&tracing.otlp);
             if let Some(sampling) = tracing.sampling {
                 self.tracing.sampling = sampling;
+            }
+            if let Some(hooks) = &tracing.hooks {
+                self.tracing.hooks = hooks.producers();
             }
         }
     }

@@ -12,7 +12,7 @@ mod network;
 mod sockets;
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -24,8 +24,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::descriptors;
-use crate::link::{Failure, FromKeeper, Handover, KEEPER_CONTROL, KEEPER_SPEC, ToKeeper};
+use crate::link::{Failure, FromKeeper, Handover, KEEPER_CONTROL, KEEPER_SPEC, Role, ToKeeper};
 use crate::supervise::Exit;
+use crate::trace;
 use crate::workload::Spec;
 use namespace::Rank;
 use sockets::{Sockets, Supplies};
@@ -99,6 +100,8 @@ struct Keeper<'a> {
     rank: Rank,
     signals: SignalFd,
     sockets: Sockets,
+    /// The folder of the tracing hooks, as the app sees it, and the table in it.
+    hooks: Option<(String, OwnedFd)>,
     /// The living sidecar's queues; none between two sidecars.
     supplies: Option<Supplies>,
     app: Option<Pid>,
@@ -128,6 +131,7 @@ impl<'a> Keeper<'a> {
         notes.extend(network::capture(spec)?);
         // Last: until here the keeper needs the host's files itself.
         mounts::private_files(spec, rank)?;
+        let hooks = mounts::hooks(spec)?;
         let limits = app::Limits::raise();
         report(control, &FromKeeper::Ready { notes });
         Ok(Keeper {
@@ -136,6 +140,7 @@ impl<'a> Keeper<'a> {
             rank,
             signals,
             sockets,
+            hooks,
             supplies: None,
             app: None,
             limits,
@@ -214,7 +219,7 @@ impl<'a> Keeper<'a> {
                     .and_then(|link| self.hand_over(link.as_fd()).ok());
             }
             ToKeeper::Start => {
-                self.app = Some(app::start(self.spec, self.rank, &self.limits)?);
+                self.app = Some(app::start(&self.app_spec(), self.rank, &self.limits)?);
                 report(self.control, &FromKeeper::Started);
             }
             ToKeeper::Signal(number) => {
@@ -227,12 +232,25 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
+    /// With the variables that set the hooks up.
+    fn app_spec(&self) -> Spec {
+        let mut spec = self.spec.clone();
+        if let Some((folder, _)) = &self.hooks {
+            trace::set_up(&spec.hooks, folder, &mut spec.env);
+        }
+        spec
+    }
+
     fn hand_over(&self, link: BorrowedFd<'_>) -> io::Result<Supplies> {
         let (supplies, far_ends) = Supplies::open(self.sockets.v6())?;
         let (mut roles, mut raw) = self.sockets.roles();
         for (role, descriptor) in &far_ends {
             roles.push(*role);
-            raw.push(std::os::fd::AsRawFd::as_raw_fd(descriptor));
+            raw.push(descriptor.as_raw_fd());
+        }
+        if let Some((_, table)) = &self.hooks {
+            roles.push(Role::Causes);
+            raw.push(table.as_raw_fd());
         }
         let handover = Handover {
             roles,

@@ -18,6 +18,7 @@
 //! | [`capture`] | a `Spec` → nftables rules |
 //! | [`dns`] | queries and [`seam::Names`] → answers |
 //! | [`udp`] | datagrams to anywhere → bounded flows |
+//! | [`trace`] | hooks in runtimes, and their table → what causes an outbound request |
 //! | [`host_ports`] | connections to declared ports of loopback → the host's loopback |
 //!
 //! Who dies takes whom along: the end of the keeper ends its PID namespace, so nothing the app forked survives it; the
@@ -38,5 +39,6 @@ mod link;
 mod netlink;
 pub mod sidecar;
 pub mod supervise;
+pub mod trace;
 pub mod udp;
 pub mod workload;

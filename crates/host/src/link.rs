@@ -78,6 +78,8 @@ pub(crate) enum Role {
     Datagrams,
     /// A queue out of which unconnected in-namespace sockets are taken.
     Supply(Kind),
+    /// The table of [`crate::trace`].
+    Causes,
 }
 
 /// What a supply holds.

@@ -29,6 +29,7 @@ use crate::descriptors::{self, Line};
 use crate::dns;
 use crate::host_ports;
 use crate::link::{Handover, Kind, Order, Report, Role};
+use crate::trace::Table;
 use crate::udp;
 use crate::workload::Addresses;
 
@@ -50,6 +51,8 @@ pub struct Inherited {
     pub app: AppSupply,
     pub background: Background,
     pub supervisor: Supervisor,
+    /// What causes the application's outbound requests; `None`: no hook was wanted.
+    pub causes: Option<Table>,
     /// The workload's own addresses.
     pub addresses: Addresses,
 }
@@ -92,6 +95,7 @@ impl Inherited {
         let mut host_listeners = Vec::new();
         let mut interceptors = Vec::new();
         let mut supplies = Vec::new();
+        let mut causes = None;
         for (role, descriptor) in handover.roles.into_iter().zip(passed) {
             match role {
                 Role::Outbound => outbound.push(TcpListener::from(descriptor)),
@@ -99,6 +103,7 @@ impl Inherited {
                 Role::DnsStreams => dns.streams.push(TcpListener::from(descriptor)),
                 Role::HostPorts => host_listeners.push(TcpListener::from(descriptor)),
                 Role::Datagrams => interceptors.push(UdpSocket::from(descriptor)),
+                Role::Causes => causes = Some(Table::new(descriptor)),
                 Role::Supply(kind) => supplies.push((kind, Supply(Line::new(descriptor)?))),
             }
         }
@@ -120,6 +125,7 @@ impl Inherited {
                 replies: Replies(supplies),
             },
             supervisor,
+            causes,
             addresses: handover.addresses,
         })
     }

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ripstop_model::seam::Producer;
 use serde::{Deserialize, Serialize};
 
 use crate::capture;
@@ -49,6 +50,9 @@ pub struct Spec {
     pub mask: Vec<PathBuf>,
     #[serde(default)]
     pub resolver: HostResolver,
+    /// Who notes in the app's process what causes its outbound requests (see [`crate::trace`]).
+    #[serde(default)]
+    pub hooks: Vec<Producer>,
 }
 
 /// The workload's own addresses, the "pod IP". At least one family; the app sees only the families given here.
@@ -312,6 +316,7 @@ mod tests {
             stdio: Stdio::Null,
             mask: vec![],
             resolver: HostResolver::default(),
+            hooks: vec![],
         };
         assert_eq!(
             spec.problems(),

@@ -3,10 +3,12 @@
 //! Implementations live where the sockets are (`wire`, `proxy`, `host`); the binary introduces them to each other.
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 /// A certificate authority as a workload sees it (Istio's `CreateCertificate`).
 pub trait Signer: Send + Sync + 'static {
@@ -75,6 +77,63 @@ pub enum Lookup {
 /// A PTR query for an address of the mesh asks for the alias `ip/ADDRESS` (decisions.md, 2); the record's `fqdn` answers it.
 pub trait Names: Send + Sync + 'static {
     fn lookup(&self, name: &str) -> impl Future<Output = Lookup> + Send;
+}
+
+/// The two ends of a TCP connection as the application's kernel names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// The application's.
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// What an application was serving when it wrote on an outbound connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// The connection that the request came by.
+    pub inbound: Ends,
+    /// Bytes that the application had read from that connection when it began the work: it tells which of the
+    /// connection's requests is meant.
+    pub received: u64,
+    pub producer: Producer,
+}
+
+/// Who saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Producer {
+    Node,
+    Python,
+    Preload,
+    Kernel,
+}
+
+impl Producer {
+    pub const ALL: [Producer; 4] = [
+        Producer::Node,
+        Producer::Python,
+        Producer::Preload,
+        Producer::Kernel,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Producer::Node => "node",
+            Producer::Python => "python",
+            Producer::Preload => "preload",
+            Producer::Kernel => "kernel",
+        }
+    }
+}
+
+/// The table in which producers inside the application's process note what causes its outbound requests.
+/// Whatever it says is the application's word about itself and is trusted with nothing but its own traces.
+pub trait Causes: Send + Sync + 'static {
+    /// What caused the request whose head has just arrived on this connection.
+    fn cause(&self, outbound: Ends) -> Option<Cause>;
+    /// The connection ends. Called before its socket is closed, so that the next connection with the same ends finds
+    /// nothing of this one.
+    fn forget(&self, outbound: Ends);
 }
 
 /// Hands out unconnected sockets that were born in the application's network namespace.

@@ -16,6 +16,7 @@ use ripstop_model::{defaults, hash};
 use tokio::time::Instant;
 
 use crate::balance::{Member, Picked, Priorities, Wish};
+use crate::cause::Serving;
 use crate::cluster::{Cluster, FIRST_ANSWER, Permit};
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Downstream, Part, Upstream};
@@ -69,6 +70,8 @@ pub struct Plan<'v> {
     exhausted: bool,
     /// Counts the running attempt among the cluster's retries.
     retrying: Option<Permit<'v>>,
+    /// The application serves the request.
+    serving: Option<Serving>,
     original_host: Option<String>,
     /// Priorities that attempts went to, and those that are shunned for it.
     visited: Priorities,
@@ -169,6 +172,7 @@ impl<'v> Plan<'v> {
                     .is_some(),
             exhausted: false,
             retrying: None,
+            serving: None,
             original_host: None,
             visited: Priorities::default(),
             shunned: Priorities::default(),
@@ -254,6 +258,7 @@ impl<'v> Plan<'v> {
 
     /// The attempt is over: the balancer learns how it went. `again`: the next one goes elsewhere.
     pub fn release(&mut self, request: &Request<'_>, again: bool) {
+        self.serving = None;
         if let Some(picked) = self.picked.take() {
             if again {
                 self.shun(picked.priority);
@@ -430,6 +435,7 @@ async fn one<D: Downstream>(
     plan.sent = Instant::now();
     plan.cluster.stats.rq_total.inc();
     request.moments.sent.get_or_insert(plan.sent);
+    plan.serving = serving(request, down.request(), &up);
     up.send(down.request(), admitted.framing, admitted.upgrade);
     let again = !plan.body.bytes.is_empty() || plan.body.complete;
     if again && admitted.framing != Framing::None {
@@ -438,6 +444,16 @@ async fn one<D: Downstream>(
     let accepted = head(request, plan, down, &mut up, timer, response, per_try).await?;
     request.moments.answered = Some(Instant::now());
     Ok((up, accepted))
+}
+
+/// Notes, where the application's own calls are attributed, that it serves this request from now on.
+fn serving(request: &Request<'_>, head: &RequestHead, up: &Leg) -> Option<Serving> {
+    if request.connection.direction != Direction::Inbound {
+        return None;
+    }
+    let attributor = request.worker().shared.attributor.as_ref()?;
+    let (ends, start) = up.carried()?;
+    Some(attributor.begin(ends, start, head))
 }
 
 /// Sends what was kept of the body.

@@ -48,7 +48,20 @@ pub struct Connection {
     pub caller: Caller,
     /// Every request is answered with this: the connection leads nowhere.
     pub refusal: Option<Reason>,
+    /// The application noted a cause for what it sends here.
+    pub(crate) caused: Cell<bool>,
     pub(crate) registration: RefCell<Option<Registration>>,
+}
+
+impl Drop for Connection {
+    /// Whoever serves a connection owns its stream behind this, so the socket is still open here.
+    fn drop(&mut self) {
+        if self.caused.get()
+            && let Some(attributor) = &self.worker.shared.attributor
+        {
+            attributor.forget(self);
+        }
+    }
 }
 
 /// What TLS told of a connection that the proxy terminated.
@@ -296,6 +309,7 @@ impl Arrival {
             tls,
             caller,
             refusal: None,
+            caused: Cell::new(false),
             registration: RefCell::new(None),
             worker: self.worker.clone(),
         })

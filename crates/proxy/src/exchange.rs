@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
+use ripstop_model::seam::Ends;
+
 use crate::error::Error;
 use crate::headers::Headers;
 use crate::http1::{Accepted, Admitted, Framing, Upgrade};
@@ -90,6 +92,9 @@ pub trait Upstream: Body {
     fn is_request_sent(&self) -> bool;
     /// The address the connection comes from.
     fn local(&self) -> Option<SocketAddr>;
+    /// The connection's ends as the server names them, and the bytes it has carried so far; `None` where it carries
+    /// several requests at once.
+    fn carried(&self) -> Option<(Ends, u64)>;
     /// The exchange is over: a connection that is clean serves another.
     fn finish(self);
 }

@@ -17,6 +17,7 @@ pub mod admin;
 pub mod attempt;
 mod background;
 pub mod balance;
+pub mod cause;
 pub mod cluster;
 pub mod connection;
 pub mod date;
@@ -68,13 +69,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ripstop_model::seam::{AppSockets, Family};
+use ripstop_model::seam::{AppSockets, Causes, Family};
 use ripstop_model::snapshot::endpoint::Workload;
 use ripstop_model::snapshot::tls::Secret;
 use ripstop_model::snapshot::{Name, Snapshot};
 use ripstop_model::spiffe::Spiffe;
 use ripstop_telemetry::record::{self, Known};
 
+use crate::cause::Attributor;
 use crate::drain::{Drain, Phase};
 use crate::live::{ListenError, Live};
 pub use crate::tls::Identity;
@@ -114,6 +116,8 @@ pub struct Sidecar {
     pub addresses: Vec<IpAddr>,
     /// The sidecar's own transport address (decisions.md, 1): the source of its connections to addresses in the same /16.
     pub source: Option<Ipv4Addr>,
+    /// Where the application's own word on what it is serving is found; `None`: nobody watches it.
+    pub causes: Option<Arc<dyn Causes>>,
 }
 
 /// [`AppSockets`] behind a pointer.
@@ -151,6 +155,7 @@ pub struct Shared {
     pub drain: Drain,
     pub demand: Option<Arc<dyn Demand>>,
     pub sockets: Option<Arc<dyn Sockets>>,
+    pub attributor: Option<Arc<Attributor>>,
     pub counters: Counters,
     pub node: Arc<str>,
     pub registry: Arc<ripstop_telemetry::Registry>,
@@ -271,6 +276,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
     let mut sockets = None;
     let mut source = None;
     let mut addresses = Vec::new();
+    let mut attributor = None;
     if let Some(sidecar) = options.sidecar {
         for (name, socket) in sidecar.adopted {
             let socket = listener::Sockets::adopt(socket).map_err(StartError::Adopt)?;
@@ -279,6 +285,9 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         sockets = Some(sidecar.sockets);
         source = sidecar.source;
         addresses = sidecar.addresses;
+        attributor = sidecar
+            .causes
+            .map(|causes| Arc::new(Attributor::new(causes, options.registry.stats())));
     }
     let secrets = Secrets::new(options.identity);
     for secret in &options.secrets {
@@ -293,6 +302,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         drain: Drain::default(),
         demand: options.demand,
         sockets,
+        attributor,
         counters: Counters::default(),
         node: options.node,
         registry: options.registry,

@@ -69,6 +69,7 @@ pub(crate) async fn serve(
             sni: Arc::from(""),
         },
         refusal: Some(told.reason),
+        caused: Cell::new(false),
         registration: RefCell::new(None),
         worker,
     });

@@ -33,6 +33,10 @@ impl Stream {
         self.tcp().and_then(|tcp| tcp.local_addr().ok())
     }
 
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.tcp().and_then(|tcp| tcp.peer_addr().ok())
+    }
+
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::Tls(_))
     }
@@ -133,6 +137,7 @@ impl AsyncWrite for Stream {
 pub struct Outbox {
     bytes: Vec<u8>,
     written: usize,
+    total: u64,
 }
 
 impl Outbox {
@@ -142,6 +147,11 @@ impl Outbox {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes that the stream has taken, in all.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// Where the next bytes go; written out with everything before them at the next [`Outbox::poll_flush`].
@@ -167,7 +177,10 @@ impl Outbox {
         {
             match Pin::new(&mut *stream).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => self.written += n,
+                Poll::Ready(Ok(n)) => {
+                    self.written += n;
+                    self.total += n as u64;
+                }
                 Poll::Ready(Err(error)) => {
                     self.clear(worker);
                     return Poll::Ready(Err(error));

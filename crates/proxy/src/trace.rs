@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::http::HttpProxy;
 use ripstop_telemetry::record::Fields;
-use ripstop_telemetry::trace::{Policy, SpanContext};
+use ripstop_telemetry::trace::{Attribution, Policy, SpanContext};
 
 use crate::connection::Connection;
 use crate::message::RequestHead;
 
-struct Asked<'a>(&'a RequestHead);
+pub(crate) struct Asked<'a>(pub(crate) &'a RequestHead);
 
 impl Fields for Asked<'_> {
     fn field(&self, name: &str) -> Option<Cow<'_, str>> {
@@ -18,11 +18,12 @@ impl Fields for Asked<'_> {
     }
 }
 
-/// Writes this hop's context into the request. Without tracing every context passes as it came (R33.1).
+/// Writes this hop's context into the request; `attribution` says where one came from that the application sent. Without tracing every context passes as it came (R33.1).
 pub fn enter(
     connection: &Connection,
     proxy: &HttpProxy,
     head: &mut RequestHead,
+    attribution: Attribution,
 ) -> Option<SpanContext> {
     let tracing = proxy.tracing.as_ref()?;
     let mut telemetry = connection.worker.telemetry.borrow_mut();
@@ -39,5 +40,9 @@ pub fn enter(
     for (name, value) in hop.set {
         head.headers.set_named(name, value);
     }
-    hop.context
+    let context = hop.context?;
+    Some(SpanContext {
+        attribution,
+        ..context
+    })
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ripstop_model::reason::Reason;
+use ripstop_model::seam::Ends;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -344,6 +345,14 @@ impl Upstream for Box<Http1> {
         self.local
     }
 
+    fn carried(&self) -> Option<(Ends, u64)> {
+        let ends = Ends {
+            local: self.stream.peer()?,
+            remote: self.local?,
+        };
+        Some((ends, self.outbox.total()))
+    }
+
     fn finish(mut self) {
         let worker = self.worker.clone();
         let clean = self.reply.answered
@@ -430,6 +439,10 @@ impl Upstream for Leg {
 
     fn local(&self) -> Option<SocketAddr> {
         either!(self, up => up.local())
+    }
+
+    fn carried(&self) -> Option<(Ends, u64)> {
+        either!(self, up => up.carried())
     }
 
     fn finish(self) {

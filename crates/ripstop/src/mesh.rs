@@ -283,8 +283,13 @@ impl Mesh {
             .replace(arguments(&plan, &self.choices, &self.place))
             .await?;
         let around = surroundings(&plan, &self.choices, &self.client);
+        // What a sidecar and its application are started with.
+        let tracing = |plan: &Plan| {
+            let tracing = plan.mesh.tracing.clone().unwrap_or_default();
+            (tracing.otlp, tracing.hooks)
+        };
         let moved =
-            (&around.discovery, &around.otlp) != (&self.around.discovery, &self.around.otlp);
+            around.discovery != self.around.discovery || tracing(&plan) != tracing(&self.plan);
         self.around = Arc::new(around);
         let (mut stopped, mut started, mut restarted) = (0, 0, 0);
         for (id, held) in std::mem::take(&mut self.held) {
@@ -413,11 +418,6 @@ fn surroundings(plan: &Plan, choices: &Choices, client: &Client) -> Surroundings
                 .and_then(|d| d.idle_timeout)
                 .unwrap_or(default.idle_timeout),
         },
-        otlp: plan
-            .mesh
-            .tracing
-            .as_ref()
-            .and_then(|tracing| tracing.otlp.clone()),
     }
 }
 

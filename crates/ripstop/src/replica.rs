@@ -53,7 +53,6 @@ pub(crate) struct Surroundings {
     pub(crate) mask: Vec<PathBuf>,
     pub(crate) resolver: HostResolver,
     pub(crate) discovery: Discovery,
-    pub(crate) otlp: Option<String>,
 }
 
 /// What a replica is told to do.
@@ -306,6 +305,7 @@ impl Replica {
             },
             mask: self.around.mask.clone(),
             resolver: self.around.resolver.clone(),
+            hooks: registered.tracing.hooks.clone(),
         })
     }
 
@@ -428,7 +428,7 @@ fn config(around: &Surroundings, wanted: &Wanted, registered: Registered) -> io:
         metrics: METRICS.map(|port| (transport, port).into()).to_vec(),
         ready: (transport, READINESS).into(),
         access_log: None,
-        otlp: around.otlp.clone(),
+        otlp: registered.tracing.otlp,
         workers: None,
     })
 }

@@ -9,6 +9,7 @@ use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use crate::record::{Kind, Record, Reporter};
+use crate::trace::Attribution;
 
 /// Longest text of an attribute in bytes; what clients send must not fill the collector.
 const MAX_TEXT: usize = 256;
@@ -52,6 +53,12 @@ pub static ATTRIBUTES: &[(&str, Of)] = &[
     ("istio.destination_service", |r| text(&r.service.host)),
     ("ripstop.reason", |r| Some(r.reason?.as_str().into())),
     ("ripstop.resource", |r| text(r.resource?)),
+    ("ripstop.trace.cause", |r| match &r.span?.attribution {
+        Attribution::NotAsked => None,
+        Attribution::Own => Some("application".into()),
+        Attribution::Inherited(producer) => Some(producer.as_str().into()),
+        Attribution::Unknown(_) => Some("unattributed".into()),
+    }),
     ("error", |r| r.is_error().then_some(Value::Bool(true))),
 ];
 
@@ -79,6 +86,28 @@ fn url(record: &Record<'_>) -> Option<Value> {
         .unwrap_or(Cow::Borrowed("http"));
     let path = record.request.field(":path").unwrap_or_default();
     text(&format!("{scheme}://{authority}{path}"))
+}
+
+/// What may have caused a request whose cause is not known.
+fn links(attribution: &Attribution) -> SpanLinks {
+    let mut links = SpanLinks::default();
+    if let Attribution::Unknown(candidates) = attribution {
+        links.links = candidates
+            .iter()
+            .map(|link| {
+                let (trace, span) = (TraceId::from(link.trace_id), SpanId::from(link.span_id));
+                let context = Context::new(
+                    trace,
+                    span,
+                    TraceFlags::SAMPLED,
+                    true,
+                    TraceState::default(),
+                );
+                opentelemetry::trace::Link::new(context, Vec::new(), 0)
+            })
+            .collect();
+    }
+    links
 }
 
 /// The span of a record whose trace is exported here; `None` for others.
@@ -117,7 +146,7 @@ pub fn of(record: &Record<'_>) -> Option<SpanData> {
         attributes,
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
-        links: SpanLinks::default(),
+        links: links(&place.attribution),
         status: if record.is_error() {
             Status::error(record.reason.map(|r| r.as_str()).unwrap_or_default())
         } else {

@@ -7,6 +7,8 @@
 mod b3;
 mod w3c;
 
+use ripstop_model::seam::Producer;
+
 use crate::record::Fields;
 use crate::rng::Rng;
 
@@ -18,6 +20,28 @@ pub struct SpanContext {
     pub parent: Option<u64>,
     /// This hop exports the span. When it does not, `span_id` is the caller's.
     pub export: bool,
+    pub attribution: Attribution,
+}
+
+/// How a request that an application sent came to its context.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Attribution {
+    /// It came from outside, or nobody watches the application.
+    #[default]
+    NotAsked,
+    /// The application passed a context on by itself.
+    Own,
+    /// Of the request that the application was serving, as this producer saw.
+    Inherited(Producer),
+    /// Nobody is certain: a new trace, with links to what may have caused it.
+    Unknown(Vec<Link>),
+}
+
+/// A span of another trace that this one may have to do with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    pub trace_id: u128,
+    pub span_id: u64,
 }
 
 /// How a context is spelled in headers.
@@ -96,19 +120,31 @@ struct Incoming {
 impl SpanContext {
     /// Reads the headers and decides. Called once per request, before it is sent on.
     pub fn hop(request: &dyn Fields, policy: &Policy, rng: &mut Rng) -> Hop {
-        let found: Vec<Incoming> = [
-            w3c::read(request),
-            b3::read_single(request),
-            b3::read_multi(request),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let found: Vec<Incoming> = incoming(request).collect();
         match found.first() {
             Some(first) => continued(*first, &found, policy, rng),
             None => started(request, policy, rng),
         }
     }
+}
+
+/// Every valid context, the one that wins first.
+fn incoming(request: &dyn Fields) -> impl Iterator<Item = Incoming> + use<> {
+    [
+        w3c::read(request),
+        b3::read_single(request),
+        b3::read_multi(request),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The span that a request says it is a child of.
+pub fn parent(request: &dyn Fields) -> Option<Link> {
+    incoming(request).next().map(|context| Link {
+        trace_id: context.trace_id,
+        span_id: context.span_id,
+    })
 }
 
 /// Under the caller's context. W3C wins over B3 where they name different traces, and only the winner's trace is
@@ -119,6 +155,7 @@ fn continued(first: Incoming, found: &[Incoming], policy: &Policy, rng: &mut Rng
         span_id: first.span_id,
         parent: None,
         export: false,
+        attribution: Attribution::NotAsked,
     };
     let sampled = match first.sampled {
         Sampled::Yes | Sampled::Debug => true,
@@ -166,6 +203,7 @@ fn started(request: &dyn Fields, policy: &Policy, rng: &mut Rng) -> Hop {
         span_id: non_zero(rng),
         parent: None,
         export,
+        attribution: Attribution::NotAsked,
     };
     let sampled = match (export, decided) {
         (true, Some(Sampled::Debug)) => Sampled::Debug,

@@ -27,6 +27,8 @@ pub struct Span {
     pub kind: u64,
     /// Values as text, whatever their type.
     pub attributes: BTreeMap<String, String>,
+    /// Trace and span ids, as above.
+    pub links: Vec<(String, String)>,
     /// Of the process that exported it, such as `service.name`.
     pub resource: BTreeMap<String, String>,
 }
@@ -189,10 +191,19 @@ fn read_span(message: &[u8]) -> Span {
             (5, Value::Bytes(name)) => span.name = text(name),
             (6, Value::Number(kind)) => span.kind = kind,
             (9, Value::Bytes(pair)) => span.attributes.extend(attribute(pair)),
+            (13, Value::Bytes(link)) => span.links.extend(read_link(link)),
             _ => {}
         }
     }
     span
+}
+
+/// Link: trace_id = 1, span_id = 2.
+fn read_link(message: &[u8]) -> Option<(String, String)> {
+    Some((
+        hex(messages(message, 1).next()?),
+        hex(messages(message, 2).next()?),
+    ))
 }
 
 /// KeyValue: key = 1, value = 2 { string = 1, bool = 2, int = 3, double = 4 }.

@@ -270,6 +270,10 @@ impl Conversation {
         self.stream.peer_addr()
     }
 
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     /// Makes the close that follows an RST.
     pub fn reset(&mut self) -> io::Result<()> {
         self.reset = true;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use ripstop_model::protocol::Protocol;
+use ripstop_model::seam::Producer;
 use serde::{Deserialize, Serialize};
 
 pub use crate::address::Addresses;
@@ -118,6 +119,16 @@ pub struct Registered {
     pub xds: Option<SocketAddr>,
     /// The SPIFFE identity behind `xds_tls`.
     pub control_identity: String,
+    pub tracing: Tracing,
+}
+
+/// What a sidecar is to do for traces.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracing {
+    /// `http://host:4318` or `grpc://host:4317`; `None`: spans are not exported.
+    pub otlp: Option<String>,
+    /// Whose hooks are put into the application.
+    pub hooks: Vec<Producer>,
 }
 
 /// One inbound listener of a workload.

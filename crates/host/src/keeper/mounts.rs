@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,6 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::namespace::{Rank, refused};
 use super::setup;
 use crate::link::Failure;
+use crate::trace;
 use crate::workload::{Spec, app_nsswitch_conf};
 
 /// Daemons that would answer name queries over Unix sockets, past the mesh.
@@ -68,6 +70,27 @@ pub(super) fn private_files(spec: &Spec, rank: Rank) -> Result<(), Failure> {
         cover(Path::new("/proc/sys"), Path::new("/proc/sys"))?;
     }
     Ok(())
+}
+
+/// Mounts the folder of the tracing hooks, where it stays for the application's life: the folder, and the table in it.
+pub(super) fn hooks(spec: &Spec) -> Result<Option<(String, OwnedFd)>, Failure> {
+    // Folders of every `/proc`, in which an application looks for nothing.
+    let place = SCRATCH.iter().rev().find(|path| Path::new(path).is_dir());
+    let Some(place) = place.filter(|_| !spec.hooks.is_empty()) else {
+        return Ok(None);
+    };
+    let root = Path::new(place);
+    let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("tmpfs"),
+        root,
+        Some("tmpfs"),
+        plain,
+        Some("size=8m,mode=0755"),
+    )
+    .map_err(|errno| explained(root, errno))?;
+    let table = trace::fill(root, &spec.hooks).map_err(|error| setup("tracing hooks", error))?;
+    Ok(Some(((*place).to_owned(), table)))
 }
 
 fn fill(root: &Path, resolv_conf: &str, nsswitch_conf: Option<&str>) -> io::Result<()> {

@@ -305,7 +305,8 @@ impl Crew {
     pub(super) async fn end(&mut self) {
         let _ = timeout(LEAVE, self.keeper.child.wait()).await;
         if let Some(mut sidecar) = self.sidecar.take() {
-            if !self.drained && sidecar.lifeline.send(&Order::Drain, &[]).is_ok() {
+            // Once more where it was told before: for what happened since.
+            if sidecar.lifeline.send(&Order::Drain, &[]).is_ok() {
                 let drained = async {
                     while let Ok(Some((report, _))) = sidecar.lifeline.receive::<Report>().await {
                         if report == Report::Drained {

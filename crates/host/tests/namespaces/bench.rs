@@ -98,6 +98,7 @@ impl Bench {
             stdio: AppStdio::Inherit,
             mask: vec![],
             resolver: HostResolver::parse("nameserver 127.0.0.53\nsearch corp.example\n", "laptop"),
+            hooks: Vec::new(),
         };
         Bench {
             caller,

@@ -10,6 +10,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use crate::diagnostic::Code;
 use crate::protocol::Protocol;
 use crate::schema::{Path, Sink, Typed, Word, record, token};
+use crate::seam::Producer;
 use crate::yaml::Node;
 
 record! {
@@ -101,6 +102,28 @@ record! {
         otlp: Option<String>,
         /// Percent of new traces that are kept, 0 to 100; unset is 100.
         sampling: Option<f64>,
+        hooks: Option<Hooks>,
+    }
+}
+
+record! {
+    /// What is put into applications so that their outbound requests join the trace of the inbound one that caused them;
+    /// each is on unless it is turned off.
+    #[derive(Eq, Default)]
+    pub struct Hooks {
+        node: Option<bool>,
+        python: Option<bool>,
+    }
+}
+
+impl Hooks {
+    pub fn producers(&self) -> Vec<Producer> {
+        let on = |wanted: Option<bool>, producer| wanted.unwrap_or(true).then_some(producer);
+        let all = [
+            on(self.node, Producer::Node),
+            on(self.python, Producer::Python),
+        ];
+        all.into_iter().flatten().collect()
     }
 }
 

@@ -16,7 +16,7 @@ use ripstop_model::snapshot::route::{Action, Forward, Share, Split};
 use ripstop_model::snapshot::{Name, Resource};
 use ripstop_model::split;
 use ripstop_telemetry::record::{Known, Workload};
-use ripstop_telemetry::trace::SpanContext;
+use ripstop_telemetry::trace::{Attribution, SpanContext};
 use tokio::time::Instant;
 
 use super::{Moments, Proxy, Verdict, stamp};
@@ -131,8 +131,13 @@ impl<'v> Request<'v> {
     /// Writes the forwarding headers, the request id and the trace context.
     pub fn enter(&mut self, head: &mut RequestHead) {
         forwarding::settle_authority(self.connection, self.config(), head);
+        // Before the request gets an id: the one of its cause, if that is known.
+        let attributor = self.worker().shared.attributor.as_ref();
+        let attribution = attributor.map_or(Attribution::NotAsked, |attributor| {
+            attributor.inherit(self.connection, head)
+        });
         self.sender = forwarding::enter(self.connection, self.config(), head);
-        self.span = trace::enter(self.connection, self.config(), head);
+        self.span = trace::enter(self.connection, self.config(), head, attribution);
         self.messages = is_grpc(head).then(Default::default);
     }
 

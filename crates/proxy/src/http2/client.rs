@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use h2::Reason as Code;
 use h2::client::ResponseFuture;
 use ripstop_model::reason::Reason;
+use ripstop_model::seam::Ends;
 
 use super::flow::{Inflow, Outflow};
 use super::session::Lease;
@@ -185,6 +186,10 @@ impl Upstream for Http2 {
 
     fn is_request_sent(&self) -> bool {
         self.out.as_ref().is_some_and(Outflow::is_done)
+    }
+
+    fn carried(&self) -> Option<(Ends, u64)> {
+        None
     }
 
     fn local(&self) -> Option<SocketAddr> {

@@ -32,6 +32,7 @@ fn a_panic_ends_its_connection_only() {
         sockets: Arc::new(Broken),
         addresses: Vec::new(),
         source: None,
+        causes: None,
     });
     let running = serve(options);
     let mut bystander = client(&running);

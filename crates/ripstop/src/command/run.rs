@@ -226,7 +226,6 @@ fn around(client: Client) -> Surroundings {
         mask: Vec::new(),
         resolver: replica::resolver(),
         discovery: Discovery::default(),
-        otlp: None,
     }
 }
 

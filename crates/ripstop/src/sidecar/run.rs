@@ -13,6 +13,7 @@ use ripstop_control::view::CLUSTER_ID;
 use ripstop_host::sidecar::{Inherited, Supervisor};
 use ripstop_host::supervise::{Order, Report, inherited_document};
 use ripstop_model::discovery::Kind;
+use ripstop_model::seam::Causes;
 use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::endpoint::Workload;
 use ripstop_model::spiffe::Spiffe;
@@ -34,6 +35,9 @@ use crate::stage::{Following, Stage};
 
 /// What a drain waits for at most.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the last spans wait for a collector at most.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs the sidecar whose [`Config`] was inherited as `descriptor`.
 pub(crate) fn main(descriptor: RawFd) -> anyhow::Result<ExitCode> {
@@ -67,6 +71,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         &registry,
         spans.clone(),
         sockets.clone(),
+        inherited.causes.map(|table| Arc::new(table) as _),
     )?;
     let metrics = config.metrics.iter().map(|at| (*at, Face::Metrics));
     let pages = metrics.chain([(config.ready, Face::Readiness), (config.admin, Face::Admin)]);
@@ -82,10 +87,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .context("DNS and UDP of the workload cannot be served")?;
     inherited.supervisor.report(Report::Ready)?;
     watch_app(&config, sockets, follower.clone());
-    obey(&inherited.supervisor, &follower, &running, &admin).await?;
-    if let Some(spans) = spans {
-        spans.flush(Duration::from_secs(2)).await;
-    }
+    obey(&inherited.supervisor, &follower, &running, &admin, spans).await?;
     running.stop();
     Ok(())
 }
@@ -125,6 +127,7 @@ fn start(
     registry: &Arc<Registry>,
     spans: Option<Spans>,
     sockets: Arc<dyn ripstop_proxy::Sockets>,
+    causes: Option<Arc<dyn Causes>>,
 ) -> anyhow::Result<Running> {
     let spiffe = spiffe(config)?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -137,6 +140,7 @@ fn start(
             sockets,
             addresses: config.addresses.clone(),
             source: Some(config.transport),
+            causes,
         }),
         node: config.node.as_str().into(),
         registry: registry.clone(),
@@ -290,6 +294,7 @@ async fn obey(
     follower: &Follower,
     running: &Running,
     admin: &Admin,
+    spans: Option<Spans>,
 ) -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -300,6 +305,10 @@ async fn obey(
                     // Callers leave first, on our own word; then requests end; outbound goes on (R4.2).
                     follower.report(Some("draining".to_owned())).await;
                     running.drain().await;
+                    // Before the answer: with it the supervisor may be done with us.
+                    if let Some(spans) = &spans {
+                        spans.flush(FLUSH).await;
+                    }
                     supervisor.report(Report::Drained)?;
                 }
                 None => return Ok(()),
