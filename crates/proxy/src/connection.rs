@@ -116,8 +116,14 @@ impl Connection {
         }
     }
 
+    /// Whether it is to end when the process drains. What a sidecar's application asks of others goes on until the
+    /// application has exited (R4.2).
+    pub fn drains(&self) -> bool {
+        self.worker.shared.sockets.is_none() || self.direction != Direction::Outbound
+    }
+
     pub fn is_draining(&self) -> bool {
-        self.worker.shared.drain.phase().is_draining()
+        self.worker.shared.drain.phase().is_draining() && self.drains()
     }
 
     /// Whether the connection's listener was removed: it then ends as soon as it is idle.
@@ -371,7 +377,7 @@ fn http_version(codec: Codec, connection: &Connection) -> Codec {
 
 pub(crate) async fn register(connection: &Rc<Connection>) {
     std::future::poll_fn(|cx| {
-        let registration = connection.worker.register(cx.waker());
+        let registration = connection.worker.register(cx.waker(), connection.drains());
         connection.registration.replace(Some(registration));
         std::task::Poll::Ready(())
     })

@@ -31,6 +31,8 @@ use crate::worker::Timer;
 const PIPELINED: usize = 64 * 1024;
 /// How long a closing connection is read, so that its peer can read the last response (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a new connection may take to ask for something while the process drains: whoever opened it had not heard.
+const FRESH: Duration = Duration::from_secs(1);
 /// So many bytes of HTTP/2's preface tell it from every HTTP/1 request (`PRI ` is nobody's method).
 const TELLING: usize = 4;
 
@@ -209,7 +211,9 @@ impl Http1 {
             }
         }
         let waiting = intake.parser.is_idle();
-        if waiting && rests(connection, &view) {
+        let resting = waiting && rests(connection, &view);
+        let fresh = intake.served == 0 && connection.opened.elapsed() < FRESH;
+        if resting && !fresh {
             return Poll::Ready(Ok(Arrival::Gone));
         }
         let timeouts = &proxy.config.timeouts;
@@ -218,7 +222,11 @@ impl Http1 {
             false => timeouts.request_headers.or(timeouts.idle),
         };
         let start = *since.get_or_insert_with(Instant::now);
-        timer.set(timeout.map(|timeout| start + timeout));
+        let deadline = timeout.map(|timeout| start + timeout);
+        timer.set(match resting {
+            true => Some(connection.opened + FRESH),
+            false => deadline,
+        });
         match timer.poll_expired(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) if waiting => Poll::Ready(Ok(Arrival::Gone)),

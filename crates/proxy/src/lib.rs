@@ -82,6 +82,9 @@ use crate::live::{ListenError, Live};
 pub use crate::tls::Identity;
 use crate::tls::Secrets;
 
+/// For callers to hear of a drain, which takes them the push of one endpoint; until then they open connections.
+const HEARSAY: Duration = Duration::from_millis(250);
+
 /// What a proxy is started with.
 pub struct Options {
     /// At least 1.
@@ -171,6 +174,8 @@ pub struct Shared {
     source: Option<Ipv4Addr>,
     start: std::time::Instant,
     open: AtomicUsize,
+    /// Of those, how many a drain ends.
+    to_drain: AtomicUsize,
     ready_workers: AtomicUsize,
     serving: AtomicBool,
     /// One per worker: another worker wants a connection that this one holds idle.
@@ -196,13 +201,17 @@ impl Counters {
 }
 
 impl Shared {
-    pub(crate) fn connections_opened(&self) {
+    pub(crate) fn connections_opened(&self, drains: bool) {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
+        self.to_drain
+            .fetch_add(usize::from(drains), Ordering::Relaxed);
     }
 
-    pub(crate) fn connections_closed(&self) {
+    pub(crate) fn connections_closed(&self, drains: bool) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+        self.to_drain
+            .fetch_sub(usize::from(drains), Ordering::Relaxed);
     }
 
     /// Downstream connections that are open.
@@ -323,6 +332,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         source,
         start: std::time::Instant::now(),
         open: AtomicUsize::new(0),
+        to_drain: AtomicUsize::new(0),
         ready_workers: AtomicUsize::new(0),
         serving: AtomicBool::new(true),
         wanted: (0..workers).map(|_| tokio::sync::Notify::new()).collect(),
@@ -354,13 +364,35 @@ impl Running {
     }
 
     /// Fails readiness, ends idle connections, lets requests finish; returns when no connection is left, at the latest
-    /// after the drain time. New connections are served meanwhile: who still calls has not heard yet.
+    /// after the drain time. New connections are served meanwhile: who still calls has not heard yet. A sidecar's
+    /// application goes on asking others.
     pub async fn drain(&self) {
         self.shared.drain.advance(Phase::Draining);
-        let patience = tokio::time::Instant::now() + self.drain_time;
-        while self.shared.connections() > 0 && tokio::time::Instant::now() < patience {
+        let begun = tokio::time::Instant::now();
+        let least = if self.is_called() {
+            HEARSAY
+        } else {
+            Duration::ZERO
+        };
+        let (least, most) = (begun + least, begun + self.drain_time);
+        loop {
+            let now = tokio::time::Instant::now();
+            let left = self.shared.to_drain.load(Ordering::Relaxed);
+            if now >= most || (left == 0 && now >= least) {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether others of a mesh call here, who hear of the drain from the control plane.
+    fn is_called(&self) -> bool {
+        let tables = self.shared.live.tables();
+        let mut listeners = tables.listeners.values();
+        self.shared.sockets.is_some()
+            && listeners.any(|listener| {
+                listener.config.direction == ripstop_model::snapshot::listener::Direction::Inbound
+            })
     }
 
     /// Ends everything now and waits for the workers.

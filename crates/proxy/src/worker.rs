@@ -256,15 +256,17 @@ impl Worker {
         std::cell::Ref::map(self.date.borrow(), |(_, text)| text.as_str())
     }
 
-    /// Registers the running task as a connection: it is woken when a drain starts or the configuration changes.
-    pub fn register(self: &Rc<Self>, waker: &Waker) -> Registration {
+    /// Registers the running task as a connection: it is woken when a drain starts or the configuration changes. `drains`: a
+    /// drain waits for it.
+    pub fn register(self: &Rc<Self>, waker: &Waker, drains: bool) -> Registration {
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
         self.connections.borrow_mut().insert(id, waker.clone());
-        self.shared.connections_opened();
+        self.shared.connections_opened(drains);
         Registration {
             worker: self.clone(),
             id,
+            drains,
         }
     }
 
@@ -284,12 +286,13 @@ impl Worker {
 pub struct Registration {
     worker: Rc<Worker>,
     id: u64,
+    drains: bool,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.id);
-        self.worker.shared.connections_closed();
+        self.worker.shared.connections_closed(self.drains);
     }
 }
 

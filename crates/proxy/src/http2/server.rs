@@ -251,7 +251,7 @@ impl Driver {
             }
         }
         let most = self.config.limits.max_requests_per_connection;
-        connection.worker.shared.drain.phase().is_draining()
+        connection.is_draining()
             || (most > 0 && self.served >= most)
             || (self.streams.active.get() == 0 && connection.is_orphaned(&view))
             || self
