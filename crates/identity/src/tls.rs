@@ -324,7 +324,7 @@ impl Client {
             Some(&options.demand),
             options.certificate.iter().cloned().collect(),
         );
-        let sessions = Arc::new(ClientSessions::new(epochs));
+        let sessions = Arc::new(ClientSessions::new(epochs, options.clock.clone()));
         let builder = ClientConfig::builder_with_details(Arc::clone(provider()), options.clock)
             .with_protocol_versions(options.versions.list())?
             .dangerous()

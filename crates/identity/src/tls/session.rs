@@ -1,15 +1,18 @@
 //! TLS sessions kept for resumption, dropped whenever the trust bundle or the own certificate changes.
 //!
 //! A resumed handshake shows no certificate, so a session must not outlive what it was verified with; and a client that
-//! resumed with its old certificate would be refused once that one expires.
+//! resumed with its old certificate would be refused once that one expires. A ticket does not say when its handshake began,
+//! so for a while after a change ([`SETTLE`]) a client keeps none.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::server::StoresServerSessions;
-use rustls_pki_types::ServerName;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::{ServerName, UnixTime};
 
 use super::Slot;
 use crate::bundle::Trust;
@@ -20,6 +23,8 @@ const SERVER_SESSIONS: usize = 64;
 /// Server names a client configuration keeps sessions for; a cluster has one, seldom more.
 const CLIENT_NAMES: usize = 8;
 const TICKETS_PER_NAME: usize = 2;
+/// For the tickets of handshakes that began before a change, which come with the first bytes of the server, to have come.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// The versions of trust and certificate that sessions depend on.
 #[derive(Debug)]
@@ -113,12 +118,15 @@ impl StoresServerSessions for ServerSessions {
 #[derive(Debug)]
 pub(super) struct ClientSessions {
     epochs: Epochs,
+    clock: Arc<dyn TimeProvider>,
     kept: Mutex<ClientKept>,
 }
 
 #[derive(Debug, Default)]
 struct ClientKept {
     epoch: (u64, u64),
+    /// When the last change was, if sessions of before it may still come.
+    changed: Option<UnixTime>,
     /// Oldest name first.
     names: VecDeque<Remembered>,
 }
@@ -132,11 +140,29 @@ struct Remembered {
 }
 
 impl ClientSessions {
-    pub(super) fn new(epochs: Epochs) -> ClientSessions {
+    pub(super) fn new(epochs: Epochs, clock: Arc<dyn TimeProvider>) -> ClientSessions {
+        let kept = ClientKept {
+            epoch: epochs.now(),
+            ..ClientKept::default()
+        };
         ClientSessions {
             epochs,
-            kept: Mutex::default(),
+            clock,
+            kept: Mutex::new(kept),
         }
+    }
+
+    /// Where sessions may be put that belong to what is in force.
+    fn settled(&self) -> Option<MutexGuard<'_, ClientKept>> {
+        let mut kept = self.kept();
+        if let Some(changed) = kept.changed {
+            let now = self.clock.current_time()?;
+            if now.as_secs() < changed.as_secs() + SETTLE.as_secs() {
+                return None;
+            }
+            kept.changed = None;
+        }
+        Some(kept)
     }
 
     /// Drops every session; which key exchange each server chose stays known.
@@ -149,6 +175,10 @@ impl ClientSessions {
         let mut kept = lock(&self.kept);
         if kept.epoch != epoch {
             kept.forget();
+            // Before the first certificate there was no handshake.
+            if kept.epoch.1 > 0 {
+                kept.changed = self.clock.current_time();
+            }
             kept.epoch = epoch;
         }
         kept
@@ -195,7 +225,9 @@ impl ClientSessionStore for ClientSessions {
     }
 
     fn set_tls12_session(&self, name: ServerName<'static>, value: Tls12ClientSessionValue) {
-        self.kept().remember(name, |r| r.tls12 = Some(value));
+        if let Some(mut kept) = self.settled() {
+            kept.remember(name, |r| r.tls12 = Some(value));
+        }
     }
 
     fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
@@ -209,7 +241,10 @@ impl ClientSessionStore for ClientSessions {
     }
 
     fn insert_tls13_ticket(&self, name: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.kept().remember(name, |r| {
+        let Some(mut kept) = self.settled() else {
+            return;
+        };
+        kept.remember(name, |r| {
             if r.tickets.len() == TICKETS_PER_NAME {
                 r.tickets.pop_front();
             }
