@@ -1,17 +1,23 @@
 //! `ripstop proxy --bootstrap FILE`: an Envoy v3 bootstrap → a proxy that stands where Envoy would.
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use ripstop_model::discovery::Kind;
+use ripstop_model::snapshot::Cluster;
 use ripstop_model::snapshot::cluster::Discovery;
 use ripstop_model::snapshot::endpoint::Target;
+use ripstop_model::snapshot::tls::{Secret, UpstreamTls};
 use ripstop_proxy::admin::Face;
 use ripstop_proxy::discovery::Settings;
 use ripstop_proxy::discovery::follow::{self, Follower};
 use ripstop_proxy::drain::Phase;
+use ripstop_proxy::stream::Stream;
+use ripstop_proxy::tls::{Carries, ConfigError, Originator, Secrets};
 use ripstop_telemetry::Registry;
 use ripstop_wire::bootstrap::{AdsSource, Bootstrap};
 use ripstop_wire::xds::Protocol;
@@ -19,6 +25,7 @@ use ripstop_wire::xds::client::Client;
 use ripstop_wire::xds::stream::channel;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use crate::stage::{Fixed, Following, Stage};
 
@@ -100,7 +107,7 @@ async fn run(
 }
 
 fn discover(bootstrap: &Bootstrap, source: &AdsSource, stage: &Stage) -> anyhow::Result<Follower> {
-    let address = address(bootstrap, source)?;
+    let door = Arc::new(Door::new(bootstrap, source)?);
     let authority = if source.authority.is_empty() {
         &*source.cluster
     } else {
@@ -120,36 +127,92 @@ fn discover(bootstrap: &Bootstrap, source: &AdsSource, stage: &Stage) -> anyhow:
             ..Settings::default()
         },
         hold: Vec::new(),
-        channel: channel(authority, move || TcpStream::connect(address.clone())),
+        channel: channel(authority, move || {
+            let door = door.clone();
+            async move { door.open().await }
+        }),
         bearer: None,
     };
     Ok(follow::follow(options, Following::from(stage.clone())))
 }
 
-/// Where the control plane listens: the first endpoint of the static cluster that the bootstrap names.
-fn address(bootstrap: &Bootstrap, source: &AdsSource) -> anyhow::Result<String> {
-    let cluster = bootstrap
-        .clusters
-        .iter()
-        .find(|cluster| cluster.name == source.cluster);
-    let cluster = cluster.with_context(|| {
-        format!(
-            "ads_config names the cluster `{}`, which is not among static_resources.clusters",
+/// How the control plane is reached: the first endpoint of the static cluster that the bootstrap names, and its TLS context.
+struct Door {
+    address: String,
+    timeout: Duration,
+    tls: Option<Arc<UpstreamTls>>,
+    secrets: Vec<Arc<Secret>>,
+}
+
+impl Door {
+    fn new(bootstrap: &Bootstrap, source: &AdsSource) -> anyhow::Result<Door> {
+        let cluster = bootstrap
+            .clusters
+            .iter()
+            .find(|cluster| cluster.name == source.cluster);
+        let cluster = cluster.with_context(|| {
+            format!(
+                "ads_config names the cluster `{}`, which is not among static_resources.clusters",
+                source.cluster
+            )
+        })?;
+        anyhow::ensure!(
+            cluster.transport.matches.is_empty(),
+            "the control plane's cluster `{}` has transport_socket_matches: give it one transport_socket",
             source.cluster
-        )
-    })?;
-    anyhow::ensure!(
-        cluster.transport.default.is_none() && cluster.transport.matches.is_empty(),
-        "the control plane's cluster `{}` has a transport_socket: TLS to a control plane is not supported from a bootstrap yet",
-        source.cluster
-    );
+        );
+        let door = Door {
+            address: address(cluster)?,
+            timeout: cluster.connect_timeout,
+            tls: cluster.transport.default.clone(),
+            secrets: bootstrap.secrets.clone(),
+        };
+        // What can never work is told before anything listens.
+        door.originator()
+            .with_context(|| format!("the TLS context of the cluster `{}`", source.cluster))?;
+        Ok(door)
+    }
+
+    /// Made anew for each connection: certificate files may have been replaced meanwhile.
+    fn originator(&self) -> Result<Option<Originator>, ConfigError> {
+        let Some(tls) = &self.tls else {
+            return Ok(None);
+        };
+        let secrets = Secrets::new(None);
+        for secret in &self.secrets {
+            secrets.set(secret)?;
+        }
+        Originator::new(tls, &secrets).map(Some)
+    }
+
+    async fn open(&self) -> io::Result<Stream> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
+        let tcp = timeout(self.timeout, TcpStream::connect(&self.address))
+            .await
+            .map_err(late)??;
+        tcp.set_nodelay(true)?;
+        let Some(originator) = self.originator().map_err(io::Error::other)? else {
+            return Ok(Stream::Tcp(tcp));
+        };
+        let host = self.address.rsplit_once(':').map(|(host, _)| host);
+        let name = originator.server_name("", host, tcp.peer_addr()?.ip());
+        let connected = originator
+            .connect(tcp, Carries::Http2, name, self.timeout)
+            .await;
+        let (stream, _) = connected.map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(stream)
+    }
+}
+
+/// What is dialled.
+fn address(cluster: &Cluster) -> anyhow::Result<String> {
     let endpoints = match &cluster.discovery {
         Discovery::Static(endpoints) => endpoints,
         Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => &dns.endpoints,
         Discovery::Eds { .. } | Discovery::OriginalDst { .. } => {
             anyhow::bail!(
                 "the control plane's cluster `{}` must be STATIC, STRICT_DNS or LOGICAL_DNS",
-                source.cluster
+                cluster.name
             )
         }
     };
@@ -163,7 +226,7 @@ fn address(bootstrap: &Bootstrap, source: &AdsSource) -> anyhow::Result<String> 
         Some(Target::Name { host, port }) => Ok(format!("{host}:{port}")),
         Some(Target::Pipe(_)) | None => anyhow::bail!(
             "the control plane's cluster `{}` has no address to dial",
-            source.cluster
+            cluster.name
         ),
     }
 }
