@@ -214,7 +214,7 @@ impl Allocator {
 }
 
 /// FNV-1a: stable over versions and machines, which std's hashers do not promise.
-fn fnv(name: &str) -> u32 {
+pub(crate) fn fnv(name: &str) -> u32 {
     name.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     })

@@ -5,6 +5,7 @@
 //! | `POST /v1/workloads` | owner, join token | register |
 //! | `DELETE /v1/workloads/{id}` | owner, token or certificate of the workload | deregister |
 //! | `PUT /v1/workloads/{id}/health` | the same | readiness, and the lease |
+//! | `PUT /v1/workloads/{id}/place` | the same | host and advertised address |
 //! | `GET /v1/workloads`, `/v1/services`, `/v1/status` | owner | |
 //! | `GET /v1/resources[/KIND[/NAMESPACE[/NAME]]]` | owner | |
 //! | `PUT /v1/resources` | owner | YAML or JSON documents |
@@ -26,7 +27,7 @@ use crate::plane::{Caller, Plane, PlaneError};
 
 pub mod message;
 
-use message::{NewToken, Refusal, Register, Report};
+use message::{NewToken, Place, Refusal, Register, Report};
 
 const MAX_BODY: usize = 16 << 20;
 
@@ -36,6 +37,7 @@ pub(crate) fn join(plane: Arc<Plane>) -> Router {
         .route("/v1/workloads", post(register))
         .route("/v1/workloads/{id}", delete(deregister))
         .route("/v1/workloads/{id}/health", put(health))
+        .route("/v1/workloads/{id}/place", put(place))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(plane)
 }
@@ -136,6 +138,18 @@ async fn health(
 ) -> Result<StatusCode, PlaneError> {
     let caller = caller(connection, &headers);
     blocking(plane, move |plane| plane.report(&id, report.state, &caller)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn place(
+    State(plane): State<Arc<Plane>>,
+    connection: Option<Extension<Caller>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Json(said): Json<Place>,
+) -> Result<StatusCode, PlaneError> {
+    let caller = caller(connection, &headers);
+    blocking(plane, move |plane| plane.place(&id, said, &caller)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

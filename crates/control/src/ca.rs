@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ripstop_identity::ca::{self, AuthorityError, Lifetimes, SignRefusal};
 use ripstop_identity::key::KeyError;
+use ripstop_identity::verify::CLOCK_SKEW;
 use ripstop_identity::{Authority, Key, Slot, Trust};
 use ripstop_model::spiffe::{Spiffe, SpiffeError};
 
@@ -94,7 +95,7 @@ impl Ca {
                 let bytes = state.read_secret(KEYS)?.ok_or(CaError::KeysMissing)?;
                 let keys =
                     serde_json::from_slice(&bytes).map_err(|e| CaError::Keys(e.to_string()))?;
-                Authority::restore(&stored, &keys)?
+                Authority::restore(&stored, &keys, lifetimes)?
             }
             None => {
                 let authority = Authority::create(trust_domain, lifetimes, now)?;
@@ -154,8 +155,9 @@ impl Ca {
     pub fn next_due(&self, now: SystemTime) -> SystemTime {
         let rotation = self.authority().next_rotation();
         let own = self.own.current().map_or(now, |own| {
-            let life = own.not_after().duration_since(own.not_before());
-            own.not_before() + life.unwrap_or_default() / 2
+            // Certificates begin before they are made.
+            let made = own.not_before() + CLOCK_SKEW;
+            made + own.not_after().duration_since(made).unwrap_or_default() / 2
         });
         rotation.min(own)
     }

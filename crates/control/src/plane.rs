@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 use crate::address::{Allocator, Pool};
 use crate::api::message::{
-    Applied, NewToken, Port, Readiness, Register, Registered, Service, ServicePort, Status, Token,
-    Tracing, Workload,
+    Applied, NewToken, Place, Port, Readiness, Register, Registered, Service, ServicePort, Status,
+    Token, Tracing, Workload,
 };
 use crate::ca::Ca;
 use crate::compile;
@@ -31,8 +31,10 @@ use crate::status::Proxies;
 use crate::store::{Memory, Store, path_of};
 use crate::view::Mesh;
 
-/// How long a host that joined from afar may come back with the token it was given then.
+/// How long after its last sign of life a workload that joined with a token may come back without one.
 const REJOIN: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often the credentials of the living are prolonged.
+const PROLONG: Duration = Duration::from_secs(3600);
 const TOKENS: &str = "registry";
 
 /// Everything in force at one moment.
@@ -91,6 +93,7 @@ struct Inner {
     since: BTreeMap<Key, (Arc<Object>, u64)>,
     /// What the state file holds of the sources' resources.
     remembered: BTreeMap<Key, Arc<Object>>,
+    prolonged: Instant,
 }
 
 type Joint = (Arc<str>, Arc<str>, bool, Vec<(u16, u16, String)>);
@@ -144,6 +147,7 @@ impl Plane {
             revision: 0,
             since: BTreeMap::new(),
             remembered: BTreeMap::new(),
+            prolonged: Instant::now(),
         };
         inner.remembered = of_sources(&inner.store);
         let workloads = Arc::new(inner.registry.workloads(Instant::now()));
@@ -232,6 +236,14 @@ impl Plane {
         for member in inner.registry.forget(now) {
             self.state.delete(Table::Workload, &member.id)?;
         }
+        if now.saturating_duration_since(inner.prolonged) >= PROLONG {
+            let Inner {
+                registry, tokens, ..
+            } = &mut *inner;
+            tokens.prolong(REJOIN, SystemTime::now(), |id| registry.is_connected(id));
+            self.state.put(Table::Token, TOKENS, &inner.tokens)?;
+            inner.prolonged = now;
+        }
         let fresh = inner.registry.workloads(now);
         let stale = {
             let shown = self.current.borrow();
@@ -243,21 +255,42 @@ impl Plane {
         Ok(inner.registry.next_deadline(now))
     }
 
-    pub fn register(&self, request: Register, caller: &Caller) -> Result<Registered, PlaneError> {
+    pub fn register(
+        &self,
+        mut request: Register,
+        caller: &Caller,
+    ) -> Result<Registered, PlaneError> {
         let now = SystemTime::now();
+        if request.host.is_empty() {
+            request.host.clone_from(&self.base.host);
+        }
         let mut inner = self.inner();
-        let account = if request.service_account.is_empty() {
-            &request.service
-        } else {
-            &request.service_account
-        };
-        let grant = Grant {
+        if request.service_account.is_empty() {
+            request.service_account.clone_from(&request.service);
+        }
+        if request.replica.is_none() {
+            let kept = |id: &str| inner.tokens.is_kept(id, now);
+            let free = inner.registry.free_replica(&request, Instant::now(), kept);
+            request.replica = Some(free);
+        }
+        let mut grant = Grant {
             namespace: request.namespace.clone(),
-            service_account: account.clone(),
+            service_account: request.service_account.clone(),
             service: (!request.service.is_empty()).then(|| request.service.clone()),
+            workload: request.id(),
         };
+        let mut returns = false;
         if !caller.local {
             let bearer = caller.bearer.as_deref().ok_or(PlaneError::NotAllowed)?;
+            let allowed = inner.tokens.grant(bearer, now)?;
+            returns = allowed.workload.is_some();
+            let id = grant.workload.as_deref().unwrap_or_default();
+            let (account, at) = (&grant.service_account, Instant::now());
+            if !inner.registry.may_be(id, account, returns, at)
+                || (!returns && inner.tokens.is_kept(id, now))
+            {
+                return Err(RegisterError::Taken(id.to_owned()).into());
+            }
             inner.tokens.redeem(bearer, &grant, now)?;
         }
         let Inner {
@@ -272,11 +305,15 @@ impl Plane {
         }
         let member = joined.member;
         self.state.put(Table::Workload, &member.id, &*member)?;
+        grant.workload = None;
         let credential = inner.tokens.issue_local(grant.clone(), now)?;
-        let rejoin = if caller.local {
+        let rejoin = if caller.local || returns {
+            // One that has just been shown goes on being good.
+            inner.tokens.prolong(REJOIN, now, |id| *id == *member.id);
             None
         } else {
-            Some(inner.tokens.issue(grant, REJOIN, u32::MAX, now)?)
+            grant.workload = Some(member.id.to_string());
+            Some(inner.tokens.issue_rejoin(grant, REJOIN, now)?)
         };
         self.state.put(Table::Token, TOKENS, &inner.tokens)?;
         self.publish(&mut inner, false)?;
@@ -377,6 +414,20 @@ impl Plane {
         Ok(())
     }
 
+    /// Where the workload's host is reached now. Changes nothing where it was said already.
+    pub fn place(&self, id: &str, place: Place, caller: &Caller) -> Result<(), PlaneError> {
+        let mut inner = self.inner();
+        Self::speaks_for(&mut inner, caller, id)?;
+        if inner.registry.member(id).is_none() {
+            return Err(PlaneError::NoWorkload(id.to_owned()));
+        }
+        if let Some(member) = inner.registry.place(id, place.host, place.advertise)? {
+            self.state.put(Table::Workload, &member.id, &*member)?;
+            self.publish(&mut inner, false)?;
+        }
+        Ok(())
+    }
+
     /// A workload's ADS stream began or ended.
     pub fn stream(&self, id: &str, opened: bool) -> Result<(), StateError> {
         let mut inner = self.inner();
@@ -392,6 +443,11 @@ impl Plane {
             self.publish(inner, false)?;
         }
         Ok(())
+    }
+
+    /// The control plane's own host.
+    pub fn host(&self) -> &str {
+        &self.base.host
     }
 
     pub fn member(&self, id: &str) -> Option<Arc<Member>> {
@@ -435,6 +491,7 @@ impl Plane {
             namespace: new.namespace,
             service_account: new.service_account,
             service: Some(new.service).filter(|service| !service.is_empty()),
+            workload: None,
         };
         let mut inner = self.inner();
         let secret = inner.tokens.issue(allows.clone(), ttl, new.uses, now)?;
@@ -444,6 +501,7 @@ impl Plane {
             kind: TokenFile::KIND.to_owned(),
             root_sha256: self.ca.fingerprint(),
             trust_domain: self.base.trust_domain.clone(),
+            control_identity: self.ca.identity().to_string(),
             secret,
             expires: seconds(now + ttl),
             allows,

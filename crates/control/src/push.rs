@@ -57,9 +57,7 @@ impl service::Plane for Ads {
 fn client(plane: &Plane, node: &Node, identity: Option<&Spiffe>) -> Result<Client, Refusal> {
     let stock = node.user_agent != "ripstop";
     let captured = node.text("INTERCEPTION_MODE") != Some("NONE");
-    // `sidecar~<ip>~<workload>-<replica>.<namespace>~<domain>`
-    let id = node.id.split('~').nth(2).unwrap_or(&node.id);
-    let client = match plane.member(id) {
+    let client = match plane.member(workload_id(node)) {
         Some(member) => Client {
             namespace: member.namespace.to_string(),
             labels: member.labels.clone(),
@@ -81,7 +79,7 @@ fn client(plane: &Plane, node: &Node, identity: Option<&Spiffe>) -> Result<Clien
                 .or(identity.map(|identity| &*identity.service_account))
                 .unwrap_or_default()
                 .to_owned(),
-            host: String::new(),
+            host: plane.host().to_owned(),
             member: None,
             stock,
             captured,
@@ -99,6 +97,11 @@ fn client(plane: &Plane, node: &Node, identity: Option<&Spiffe>) -> Result<Clien
     Ok(client)
 }
 
+/// In a node id: `sidecar~<ip>~<workload>-<replica>.<namespace>~<domain>`.
+fn workload_id(node: &Node) -> &str {
+    node.id.split('~').nth(2).unwrap_or(&node.id)
+}
+
 fn labels(node: &Node) -> BTreeMap<String, String> {
     let Some(Value::Object(labels)) = node.metadata.get("LABELS") else {
         return BTreeMap::new();
@@ -114,6 +117,10 @@ pub(crate) struct Session {
     plane: Arc<Plane>,
     id: u64,
     client: Client,
+    /// Which workload it says it is, registered or not.
+    workload: String,
+    /// What it last said of its health.
+    health: Option<Readiness>,
     changes: watch::Receiver<Current>,
     /// Frozen between two calls of `changed`.
     current: Current,
@@ -157,6 +164,8 @@ impl Session {
             plane,
             id,
             client,
+            workload: workload_id(node).to_owned(),
+            health: None,
             changes,
             current,
             cache: BTreeMap::new(),
@@ -214,17 +223,46 @@ impl Session {
         }
         self.all = None;
         self.current = current;
-        if let Some(member) = &self.client.member
-            && let Some(present) = self.current.workloads.by_id.get(&member.id)
-        {
-            // It may have registered again with other ports.
-            if *present.member != **member {
-                self.client.member = Some(present.member.clone());
-                self.client.labels.clone_from(&present.member.labels);
-                self.cache.clear();
-            }
-        }
+        self.recognise();
         self.judge();
+    }
+
+    /// The workload may have registered again with other ports or from another address, or only now, after the control plane
+    /// had forgotten it.
+    fn recognise(&mut self) {
+        let Some(present) = self.current.workloads.by_id.get(self.workload.as_str()) else {
+            return;
+        };
+        let member = present.member.clone();
+        let is_new = self.client.member.is_none();
+        if self.client.member.as_ref() == Some(&member)
+            || *member.namespace != *self.client.namespace
+            || *member.service_account != *self.client.service_account
+        {
+            return;
+        }
+        self.client.labels.clone_from(&member.labels);
+        self.client.host.clone_from(&member.host);
+        self.client.member = Some(member.clone());
+        self.cache.clear();
+        if is_new {
+            stream(&self.plane, &member.id, true);
+            self.report();
+        }
+    }
+
+    /// Passes on what it said of its health.
+    fn report(&self) {
+        let (Some(member), Some(readiness)) = (&self.client.member, self.health) else {
+            return;
+        };
+        let local = Caller {
+            local: true,
+            ..Caller::default()
+        };
+        if let Err(error) = self.plane.report(&member.id, readiness, &local) {
+            tracing::warn!(%error, id = &*member.id, ?readiness, "a health report is lost");
+        }
     }
 
     /// A proxy that has accepted everything it would be sent now runs this revision.
@@ -462,20 +500,11 @@ impl service::Proxy for Session {
                 message,
             } => self.rejected(kind, &resources, message),
             Event::Health(trouble) => {
-                let Some(member) = &self.client.member else {
-                    return;
-                };
-                let readiness = match &trouble {
+                self.health = Some(match trouble {
                     None => Readiness::Ready,
                     Some(_) => Readiness::Unready,
-                };
-                let local = Caller {
-                    local: true,
-                    ..Caller::default()
-                };
-                if let Err(error) = self.plane.report(&member.id, readiness, &local) {
-                    tracing::warn!(%error, id = &*member.id, ?trouble, "a health report is lost");
-                }
+                });
+                self.report();
             }
         }
     }

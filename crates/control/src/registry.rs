@@ -17,12 +17,19 @@ use crate::api::message::{Inbound, InboundKind, Port, Readiness, Register};
 
 /// Without a stream and without a report for this long, a workload gets no more traffic (R22.2 asks for 15 s at most).
 pub const LEASE: Duration = Duration::from_secs(15);
+/// The same after a stream has ended: what its keep-alive took to notice ([`KEEPALIVE`]) is part of the lease.
+const RECONNECT: Duration = Duration::from_secs(7);
+/// A silent connection is asked for a sign of life after the first, and has failed after the second.
+pub(crate) const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(4));
 /// Without a sign of life for this long a registration is forgotten; its addresses stay reserved for its name.
 pub const FORGET: Duration = Duration::from_secs(600);
 
 const MAX_MEMBERS: usize = 20_000;
 const MAX_PORTS: usize = 64;
 const MAX_LABELS: usize = 64;
+/// Ports on advertised addresses: below the ephemeral range, and without the mesh's own well-known ones.
+const ADVERTISED: (u16, u16) = (10_000, 19_999);
+const WELL_KNOWN: std::ops::RangeInclusive<u16> = 15_000..=15_099;
 
 /// A registered workload: what is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +46,9 @@ pub struct Member {
     pub ports: Vec<Port>,
     pub host: String,
     pub advertise: Option<IpAddr>,
+    /// Target port → port on the advertised address, which the workloads of a host share.
+    #[serde(default)]
+    pub advertised: BTreeMap<u16, u16>,
     pub headless: bool,
     pub addresses: Addresses,
 }
@@ -62,10 +72,9 @@ impl Member {
                 (target, InboundKind::Transport, address),
                 format!("inbound|{target}||{}", self.id),
             );
-            if let Some(ip) = self.advertise {
-                let port = self.advertised_port(port);
+            if let (Some(ip), Some(port)) = (self.advertise, self.advertised.get(&target)) {
                 listeners.insert(
-                    (target, InboundKind::Advertised, SocketAddr::new(ip, port)),
+                    (target, InboundKind::Advertised, SocketAddr::new(ip, *port)),
                     format!("inbound|{target}|advertised|{}", self.id),
                 );
             }
@@ -92,15 +101,6 @@ impl Member {
                 address,
             })
             .collect()
-    }
-
-    /// The port on the shared, advertised address for a transport port, which is unique within a workload only: 10000..=19999
-    /// by the workload's own address, so that the workloads of a host rarely meet; binding says so when they do.
-    pub fn advertised_port(&self, transport: u16) -> u16 {
-        let [.., high, low] = self.addresses.v4.octets();
-        let place = u32::from(u16::from_be_bytes([high, low]));
-        let mixed = place.wrapping_mul(31).wrapping_add(u32::from(transport)) % 10_000;
-        10_000 + u16::try_from(mixed).unwrap_or_default()
     }
 
     /// The name inside a node id and of a pod-like thing: `<workload>-<replica>`.
@@ -205,6 +205,12 @@ pub enum RegisterError {
     Full,
     #[error("ports without a service: name the service they belong to")]
     NoService,
+    #[error(
+        "workload {0} is of another service account, or runs already: give this one another --workload name"
+    )]
+    Taken(String),
+    #[error("every port of {0} that workloads share is taken: advertise another address")]
+    NoPort(IpAddr),
     #[error(transparent)]
     Address(#[from] AddressError),
 }
@@ -214,12 +220,17 @@ struct Live {
     member: Arc<Member>,
     readiness: Readiness,
     streams: u32,
-    seen: Instant,
+    /// The end of the lease where no stream is open.
+    until: Instant,
 }
 
 impl Live {
     fn alive(&self, now: Instant) -> bool {
-        self.streams > 0 || now.saturating_duration_since(self.seen) < LEASE
+        self.streams > 0 || now < self.until
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
+        self.streams == 0 && now >= self.until + FORGET
     }
 }
 
@@ -247,7 +258,7 @@ impl Registry {
                     member: Arc::new(member),
                     readiness: Readiness::Ready,
                     streams: 0,
-                    seen: now,
+                    until: now + LEASE,
                 };
                 (live.member.id.clone(), live)
             })
@@ -263,9 +274,10 @@ impl Registry {
         now: Instant,
     ) -> Result<Joined, RegisterError> {
         let request = checked(request)?;
+        // Whoever speaks for the mesh's owner keeps nothing for others.
         let replica = request
             .replica
-            .unwrap_or_else(|| self.free_replica(&request.namespace, &request.workload, now));
+            .unwrap_or_else(|| self.free_replica(&request, now, |_| false));
         let id: Arc<str> = format!("{}-{replica}.{}", request.workload, request.namespace).into();
         if !self.members.contains_key(&id) && self.members.len() >= MAX_MEMBERS {
             return Err(RegisterError::Full);
@@ -279,6 +291,11 @@ impl Registry {
                 .entry("app".to_owned())
                 .or_insert_with(|| request.service.clone());
         }
+        let ports = request.ports;
+        let advertised = match request.advertise {
+            Some(ip) => self.advertised(&id, ip, &ports)?,
+            None => BTreeMap::new(),
+        };
         let member = Arc::new(Member {
             id: id.clone(),
             namespace: request.namespace.into(),
@@ -288,9 +305,10 @@ impl Registry {
             workload: request.workload.into(),
             replica,
             labels,
-            ports: request.ports,
+            ports,
             host: request.host,
             advertise: request.advertise,
+            advertised,
             headless: request.headless,
             addresses: ranges.workload(index),
         });
@@ -305,7 +323,7 @@ impl Registry {
                     Readiness::Starting
                 },
                 streams,
-                seen: now,
+                until: now + LEASE,
             },
         );
         Ok(Joined {
@@ -314,17 +332,95 @@ impl Registry {
         })
     }
 
-    fn free_replica(&self, namespace: &str, workload: &str, now: Instant) -> u32 {
-        let taken: BTreeSet<u32> = self
+    /// Whether a newcomer of `account` may be the workload `id`: nobody is, or one of the same account that is gone, or
+    /// (`itself`) that very one.
+    pub fn may_be(&self, id: &str, account: &str, itself: bool, now: Instant) -> bool {
+        self.members.get(id).is_none_or(|live| {
+            *live.member.service_account == *account && (itself || !live.alive(now))
+        })
+    }
+
+    /// A port of `ip` for each target port, where the search starts following from the name, so that ports mostly survive a
+    /// lost state file; those that it has there are kept.
+    fn advertised(
+        &self,
+        id: &str,
+        ip: IpAddr,
+        ports: &[Port],
+    ) -> Result<BTreeMap<u16, u16>, RegisterError> {
+        let before = self.members.get(id).map(|live| &live.member.advertised);
+        let mut taken: BTreeSet<u16> = self
             .members
             .values()
-            .filter(|live| {
-                *live.member.namespace == *namespace && *live.member.workload == *workload
-            })
-            .filter(|live| live.alive(now))
-            .map(|live| live.member.replica)
+            .filter(|live| *live.member.id != *id && live.member.advertise == Some(ip))
+            .flat_map(|live| live.member.advertised.values().copied())
             .collect();
-        (0..).find(|n| !taken.contains(n)).unwrap_or_default()
+        let targets: BTreeSet<u16> = ports.iter().map(Port::target).collect();
+        let mut chosen = BTreeMap::new();
+        for target in targets {
+            let own = before.and_then(|before| before.get(&target).copied());
+            let (first, last) = ADVERTISED;
+            let span = last - first + 1;
+            let start = own.map_or_else(
+                || (address::fnv(&format!("{id}/{target}")) % u32::from(span)) as u16,
+                |own| own - first,
+            );
+            let free = (0..span)
+                .map(|step| first + (start + step) % span)
+                .find(|port| !WELL_KNOWN.contains(port) && !taken.contains(port))
+                .ok_or(RegisterError::NoPort(ip))?;
+            taken.insert(free);
+            chosen.insert(target, free);
+        }
+        Ok(chosen)
+    }
+
+    /// The workload's host is elsewhere now, or has another address. `None`: it is where it was.
+    pub fn place(
+        &mut self,
+        id: &str,
+        host: String,
+        advertise: Option<IpAddr>,
+    ) -> Result<Option<Arc<Member>>, RegisterError> {
+        let Some(live) = self.members.get(id) else {
+            return Ok(None);
+        };
+        if live.member.host == host && live.member.advertise == advertise {
+            return Ok(None);
+        }
+        let advertised = match advertise {
+            Some(ip) => self.advertised(id, ip, &live.member.ports)?,
+            None => BTreeMap::new(),
+        };
+        let member = Arc::new(Member {
+            host,
+            advertise,
+            advertised,
+            ..(*live.member).clone()
+        });
+        if let Some(live) = self.members.get_mut(id) {
+            live.member = member.clone();
+        }
+        Ok(Some(member))
+    }
+
+    /// The lowest number of a workload that nobody lives as, that was no other account's, and that is not `kept` for somebody.
+    pub fn free_replica(
+        &self,
+        request: &Register,
+        now: Instant,
+        kept: impl Fn(&str) -> bool,
+    ) -> u32 {
+        let account = &request.service_account;
+        let is_free = |replica: &u32| {
+            let numbered = Register {
+                replica: Some(*replica),
+                ..request.clone()
+            };
+            let id = numbered.id().unwrap_or_default();
+            self.may_be(&id, account, false, now) && !kept(&id)
+        };
+        (0..).find(is_free).unwrap_or_default()
     }
 
     pub fn member(&self, id: &str) -> Option<&Arc<Member>> {
@@ -340,7 +436,7 @@ impl Registry {
         let Some(live) = self.members.get_mut(id) else {
             return false;
         };
-        live.seen = now;
+        live.until = now + LEASE;
         // Draining is final: a probe that still succeeds must not bring callers back.
         if live.readiness != Readiness::Draining || readiness == Readiness::Starting {
             live.readiness = readiness;
@@ -351,7 +447,7 @@ impl Registry {
     /// The sidecar's ADS stream began or ended.
     pub fn stream(&mut self, id: &str, opened: bool, now: Instant) {
         if let Some(live) = self.members.get_mut(id) {
-            live.seen = now;
+            live.until = now + if opened { LEASE } else { RECONNECT };
             live.streams = if opened {
                 live.streams + 1
             } else {
@@ -365,9 +461,7 @@ impl Registry {
         let gone: Vec<Arc<str>> = self
             .members
             .iter()
-            .filter(|(_, live)| {
-                live.streams == 0 && now.saturating_duration_since(live.seen) >= FORGET
-            })
+            .filter(|(_, live)| live.is_forgotten(now))
             .map(|(id, _)| id.clone())
             .collect();
         gone.iter().filter_map(|id| self.deregister(id)).collect()
@@ -378,8 +472,19 @@ impl Registry {
         self.members
             .values()
             .filter(|live| live.streams == 0)
-            .map(|live| live.seen + if live.alive(now) { LEASE } else { FORGET })
+            .map(|live| {
+                if live.alive(now) {
+                    live.until
+                } else {
+                    live.until + FORGET
+                }
+            })
             .min()
+    }
+
+    /// Whether the sidecar of a workload is connected.
+    pub fn is_connected(&self, id: &str) -> bool {
+        self.members.get(id).is_some_and(|live| live.streams > 0)
     }
 
     pub fn workloads(&self, now: Instant) -> Workloads {
@@ -522,8 +627,61 @@ mod tests {
         registry.report(&member.id, Readiness::Ready, now);
         assert_eq!(takes(&registry, now), 0, "draining is final");
         registry.stream(&member.id, false, now);
-        assert_eq!(registry.forget(now + FORGET).len(), 1);
+        assert!(registry.forget(now + FORGET).is_empty());
+        assert_eq!(registry.forget(now + LEASE + FORGET).len(), 1);
         assert!(!registry.report(&member.id, Readiness::Ready, now));
+    }
+
+    #[test]
+    fn a_host_that_fell_silent_is_left_within_the_lease() {
+        let (mut registry, mut allocator, now) =
+            (Registry::default(), Allocator::default(), Instant::now());
+        let member = join(&mut registry, &mut allocator, "users", now);
+        registry.stream(&member.id, true, now);
+        let noticed = now + KEEPALIVE.0 + KEEPALIVE.1;
+        registry.stream(&member.id, false, noticed);
+        assert!(registry.workloads(noticed).by_id[&member.id].alive);
+        assert!(!registry.workloads(now + LEASE).by_id[&member.id].alive);
+    }
+
+    #[test]
+    fn workloads_of_a_host_share_its_address_and_keep_their_ports() {
+        let (mut registry, mut allocator, now) =
+            (Registry::default(), Allocator::default(), Instant::now());
+        let (here, there) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let mut ports = BTreeSet::new();
+        for _ in 0..200 {
+            let asked = Register {
+                advertise: Some(here),
+                ..request("users")
+            };
+            let joined = registry.register(asked, &mut allocator, &Ranges::default(), now);
+            let port = joined.unwrap().member.advertised[&8080];
+            assert!((10_000..20_000).contains(&port) && !WELL_KNOWN.contains(&port));
+            assert!(ports.insert(port));
+        }
+        let id = "users-7.default";
+        let before = registry.member(id).unwrap().clone();
+        assert_eq!(registry.place(id, String::new(), Some(here)), Ok(None));
+        let moved = registry
+            .place(id, String::new(), Some(there))
+            .unwrap()
+            .unwrap();
+        assert_eq!(moved.advertise, Some(there));
+        assert_eq!(moved.advertised, before.advertised);
+        assert_eq!(**registry.member(id).unwrap(), *moved);
+    }
+
+    #[test]
+    fn nobody_takes_a_living_workloads_place() {
+        let (mut registry, mut allocator, now) =
+            (Registry::default(), Allocator::default(), Instant::now());
+        let id = join(&mut registry, &mut allocator, "users", now).id.clone();
+        assert!(!registry.may_be(&id, "users", false, now));
+        assert!(registry.may_be(&id, "users", true, now));
+        assert!(registry.may_be(&id, "users", false, now + LEASE));
+        assert!(!registry.may_be(&id, "other", true, now + LEASE));
+        assert!(registry.may_be("fresh-0.default", "other", false, now));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::address::Ranges;
 pub struct Settings {
     pub trust_domain: String,
     pub root_namespace: String,
+    /// The control plane's own host, for workloads that say nothing of theirs.
+    pub host: String,
     pub defaults: mesh::Defaults,
     pub ranges: Ranges,
     /// Of proxies that the mesh configures; empty is off.
@@ -35,6 +37,7 @@ impl Default for Settings {
         Settings {
             trust_domain: "cluster.local".to_owned(),
             root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
+            host: String::new(),
             defaults: mesh::Defaults::Ripstop,
             ranges: Ranges::default(),
             access_logs: vec![AccessLog {

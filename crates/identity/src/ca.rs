@@ -116,7 +116,7 @@ pub enum SignRefusal {
     #[error("the asked lifetime is zero")]
     Lifetime,
     #[error(
-        "the signing certificate has expired or expires within a minute: the authority's clock or its rotation is broken"
+        "the signing certificate has expired or is about to: the authority's clock or its rotation is broken"
     )]
     SignerExpired,
     #[error("cannot make the certificate: {0}")]
@@ -154,8 +154,13 @@ impl Authority {
         Authority::assemble(trust_domain.to_owned(), lifetimes, root, intermediate)
     }
 
-    /// From what was stored; proves that keys and certificates belong together.
-    pub fn restore(state: &State, secrets: &Secrets) -> Result<Authority, AuthorityError> {
+    /// From what was stored; proves that keys and certificates belong together. What is issued from now on lives as long as
+    /// `lifetimes` says.
+    pub fn restore(
+        state: &State,
+        secrets: &Secrets,
+        lifetimes: Lifetimes,
+    ) -> Result<Authority, AuthorityError> {
         let root = Signing::restore("root", &state.root, &secrets.root_key, state.root_created)?;
         let intermediate = Signing::restore(
             "intermediate",
@@ -164,12 +169,7 @@ impl Authority {
             state.intermediate_created,
         )?;
         check_issued_by(&intermediate.pem, &root.pem)?;
-        Authority::assemble(
-            state.trust_domain.clone(),
-            state.lifetimes,
-            root,
-            intermediate,
-        )
+        Authority::assemble(state.trust_domain.clone(), lifetimes, root, intermediate)
     }
 
     fn assemble(
@@ -239,11 +239,7 @@ impl Authority {
 
     /// When [`Authority::rotate`] will next do something.
     pub fn next_rotation(&self) -> SystemTime {
-        let life = self
-            .intermediate
-            .not_after
-            .duration_since(self.intermediate.created)
-            .unwrap_or_default();
+        let life = self.intermediate.life().min(self.lifetimes.intermediate);
         self.intermediate.created + life / 2
     }
 
@@ -373,9 +369,15 @@ impl Signing {
         })
     }
 
-    /// Valid for at least a minute more.
+    fn life(&self) -> Duration {
+        self.not_after
+            .duration_since(self.created)
+            .unwrap_or_default()
+    }
+
+    /// Valid for at least a minute more, or an eighth of a short life.
     fn outlives(&self, now: SystemTime) -> bool {
-        now + Duration::from_secs(60) < self.not_after
+        now + Duration::from_secs(60).min(self.life() / 8) < self.not_after
     }
 }
 

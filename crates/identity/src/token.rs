@@ -27,6 +27,9 @@ pub struct Grant {
     /// The service it may be an endpoint of; none for a pure client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// The only workload it may come back as (`<workload>-<replica>.<namespace>`); none before it has joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
 }
 
 /// The token file (JSON, to be kept with mode 0600): all a host needs to join.
@@ -38,6 +41,8 @@ pub struct TokenFile {
     /// Verified before the secret is sent: the joining host knows no root yet.
     pub root_sha256: Fingerprint,
     pub trust_domain: String,
+    /// The SPIFFE identity behind the control plane's TLS port, demanded under that root.
+    pub control_identity: String,
     /// The bearer secret, `rst1.<id>.<random>`.
     pub secret: String,
     /// Seconds since the Unix epoch.
@@ -66,6 +71,17 @@ impl TokenFile {
         }
         split(&file.secret).ok_or_else(|| TokenError::File("its secret is mangled".to_owned()))?;
         Ok(file)
+    }
+
+    /// Public: what the registry knows the token by.
+    pub fn id(&self) -> &str {
+        split(&self.secret).unwrap_or_default()
+    }
+
+    /// Of the workload that may come back with it.
+    pub fn replica(&self) -> Option<u32> {
+        let (pod, _namespace) = self.allows.workload.as_deref()?.split_once('.')?;
+        pod.rsplit_once('-')?.1.parse().ok()
     }
 
     /// Refuses early what the control plane would refuse.
@@ -170,6 +186,36 @@ impl Registry {
         self.issue(allows, Duration::from_secs(60), 1, now)
     }
 
+    /// A credential with which one workload may come back, any number of times; an earlier one of it is void.
+    pub fn issue_rejoin(
+        &mut self,
+        allows: Grant,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<String, TokenError> {
+        self.tokens.retain(|_, entry| {
+            entry.allows.workload.is_none() || entry.allows.workload != allows.workload
+        });
+        self.issue(allows, ttl, u32::MAX, now)
+    }
+
+    /// Whether a workload may come back as `id`.
+    pub fn is_kept(&self, id: &str, now: SystemTime) -> bool {
+        let now = seconds(now);
+        let mut entries = self.tokens.values();
+        entries.any(|entry| entry.expires > now && entry.allows.workload.as_deref() == Some(id))
+    }
+
+    /// Lets the credentials of workloads that live expire no earlier than `ttl` from now.
+    pub fn prolong(&mut self, ttl: Duration, now: SystemTime, lives: impl Fn(&str) -> bool) {
+        let until = seconds(now + ttl);
+        for entry in self.tokens.values_mut() {
+            if entry.allows.workload.as_deref().is_some_and(&lives) {
+                entry.expires = entry.expires.max(until);
+            }
+        }
+    }
+
     /// Spends one use and answers the grant. Nothing is spent when the bearer asks for more than it was granted.
     pub fn redeem(
         &mut self,
@@ -186,7 +232,8 @@ impl Registry {
         }
         let fits = asked.namespace == entry.allows.namespace
             && asked.service_account == entry.allows.service_account
-            && (asked.service.is_none() || asked.service == entry.allows.service);
+            && (asked.service.is_none() || asked.service == entry.allows.service)
+            && (entry.allows.workload.is_none() || asked.workload == entry.allows.workload);
         if !fits {
             return Err(TokenError::NotAllowed {
                 allowed: describe(&entry.allows),
@@ -250,8 +297,13 @@ fn describe(grant: &Grant) -> String {
         .as_deref()
         .map(|s| format!(", service {s}"))
         .unwrap_or_default();
+    let workload = grant
+        .workload
+        .as_deref()
+        .map(|w| format!(", workload {w}"))
+        .unwrap_or_default();
     format!(
-        "namespace {}, service account {}{service}",
+        "namespace {}, service account {}{service}{workload}",
         grant.namespace, grant.service_account
     )
 }
@@ -275,6 +327,7 @@ mod tests {
             namespace: "default".into(),
             service_account: account.into(),
             service: Some("orders".into()),
+            workload: None,
         }
     }
 
@@ -342,6 +395,43 @@ mod tests {
     }
 
     #[test]
+    fn a_workload_comes_back_as_itself_for_as_long_as_it_lives() {
+        let mut registry = Registry::default();
+        let own = |workload: Option<&str>| Grant {
+            workload: workload.map(str::to_owned),
+            ..grant("orders")
+        };
+        let month = Duration::from_secs(30 * 24 * 3600);
+        let lost = registry
+            .issue_rejoin(own(Some("orders-0.default")), month, at(0))
+            .unwrap();
+        let secret = registry
+            .issue_rejoin(own(Some("orders-0.default")), month, at(0))
+            .unwrap();
+        assert!(registry.is_kept("orders-0.default", at(1)));
+        assert!(!registry.is_kept("orders-1.default", at(1)));
+        assert_eq!(registry.grant(&lost, at(1)), Err(TokenError::Unknown));
+        for asked in [own(None), own(Some("orders-1.default"))] {
+            assert!(matches!(
+                registry.redeem(&secret, &asked, at(1)),
+                Err(TokenError::NotAllowed { .. })
+            ));
+        }
+        let day = 24 * 3600;
+        registry.prolong(month, at(29 * day), |id| id == "orders-0.default");
+        registry.prolong(month, at(40 * day), |_| false);
+        assert!(
+            registry
+                .redeem(&secret, &own(Some("orders-0.default")), at(58 * day))
+                .is_ok()
+        );
+        assert_eq!(
+            registry.grant(&secret, at(59 * day)),
+            Err(TokenError::Expired)
+        );
+    }
+
+    #[test]
     fn forged_and_mangled_secrets_are_unknown() {
         let mut registry = Registry::default();
         let secret = registry.issue_local(grant("orders"), at(0)).unwrap();
@@ -385,6 +475,7 @@ mod tests {
             kind: TokenFile::KIND.into(),
             root_sha256: Fingerprint([7; 32]),
             trust_domain: "cluster.local".into(),
+            control_identity: "spiffe://cluster.local/ns/mesh/sa/ripstop-control".into(),
             secret,
             expires: seconds(at(60)),
             allows: grant("orders"),

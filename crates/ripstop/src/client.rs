@@ -90,6 +90,14 @@ impl Client {
         })
     }
 
+    /// `HOST:PORT` of a control plane that is reached over the network.
+    pub(crate) fn address(&self) -> Option<&str> {
+        match &self.way {
+            Way::Socket(_) => None,
+            Way::Tls { address, .. } => Some(address),
+        }
+    }
+
     /// The same control plane, with another secret.
     pub(crate) fn with_bearer(&self, bearer: String) -> Client {
         Client {
@@ -333,10 +341,10 @@ fn verified(address: &str, token: &TokenFile, roots: Roots) -> Result<tls::Clien
     };
     let mut bundle = Bundle::default();
     bundle.insert(&token.trust_domain, roots);
-    let account = ripstop_control::ca::SERVICE_ACCOUNT;
-    let namespace = ripstop_model::intent::DEFAULT_ROOT_NAMESPACE;
-    let control = Spiffe::new(&token.trust_domain, namespace, account)
-        .map_err(|error| stranger(error.to_string()))?;
+    let control: Spiffe = token
+        .control_identity
+        .parse()
+        .map_err(|error| stranger(format!("{}: {error}", token.control_identity)))?;
     let demand = Demand::Mesh {
         trust: Trust::new(bundle),
         identities: vec![verify::exactly(&control)],

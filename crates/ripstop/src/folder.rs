@@ -30,6 +30,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// The folder named, if one is.
+    pub(crate) fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
+
     /// The folder named, or that of the only mesh of this user that runs.
     pub(crate) fn folder(&self) -> anyhow::Result<Folder> {
         let home = home()?;
@@ -91,8 +96,20 @@ fn home() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// Where this host keeps what it needs to come back to meshes of other hosts. Created if need be.
+pub(crate) fn joined(state: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match state {
+        Some(state) => absolute(state)?,
+        None => home()?,
+    };
+    private(&path)?;
+    let path = path.join("joined");
+    private(&path)?;
+    Ok(path)
+}
+
 /// Creates a folder that only we can enter, or makes sure that the one there is.
-fn private(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn private(path: &Path) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

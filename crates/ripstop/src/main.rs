@@ -18,6 +18,7 @@ mod dashboard;
 mod enrollment;
 mod folder;
 mod log;
+mod membership;
 mod mesh;
 mod output;
 mod overview;

@@ -1,7 +1,7 @@
 //! A [`Plan`] → a running mesh: its place on this host, its control plane, its replicas, its metrics.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub(crate) struct Choices {
     pub(crate) folder: Folder,
     /// Where hosts join; unset: the mesh's own address, for this host alone.
     pub(crate) xds_tls: Option<SocketAddr>,
+    /// Where sidecars of other hosts reach those of this one.
+    pub(crate) advertise: Option<IpAddr>,
     /// What workloads write goes here.
     pub(crate) output: Output,
 }
@@ -397,13 +399,10 @@ fn surroundings(plan: &Plan, choices: &Choices, client: &Client) -> Surroundings
         .access_log
         .as_ref()
         .and_then(|log| log.path.as_deref());
-    // The wildcard is nowhere to connect to.
-    let control = choices
-        .xds_tls
-        .filter(|address| address.ip().is_unspecified());
     Surroundings {
         client: client.clone(),
-        control: control.map(|address| format!("127.0.0.1:{}", address.port())),
+        advertise: choices.advertise,
+        follows: false,
         mesh: plan.name.clone(),
         logs: Some(choices.folder.logs()),
         log_here: log == Some("/dev/stdout"),

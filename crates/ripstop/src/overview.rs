@@ -38,7 +38,14 @@ impl Overview {
         );
         text += "\n";
         text += &table::render(
-            ["WORKLOAD", "SERVICE", "ADDRESS", "STATE", "SERVICE ACCOUNT"],
+            [
+                "WORKLOAD",
+                "SERVICE",
+                "ADDRESS",
+                "STATE",
+                "SERVICE ACCOUNT",
+                "HOST",
+            ],
             workloads,
         );
         text
@@ -88,7 +95,7 @@ impl Overview {
     }
 }
 
-fn workload(workload: &Workload) -> [String; 5] {
+fn workload(workload: &Workload) -> [String; 6] {
     let state = match (workload.alive, workload.readiness) {
         (false, _) => "lost",
         (true, Readiness::Starting) => "starting",
@@ -102,5 +109,15 @@ fn workload(workload: &Workload) -> [String; 5] {
         workload.addresses.v4.to_string(),
         state.to_owned(),
         workload.service_account.clone(),
+        host(workload),
     ]
+}
+
+/// Its name, and where others reach it. The rest tells boots and namespaces apart and is not for people.
+fn host(workload: &Workload) -> String {
+    let name = workload.host.split('/').next().unwrap_or_default();
+    match workload.advertise {
+        Some(address) => format!("{name} ({address})"),
+        None => name.to_owned(),
+    }
 }

@@ -5,7 +5,7 @@
 //! users, and lets go when the process ends.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -15,6 +15,45 @@ use ripstop_model::intent::mesh::AddressRanges;
 const PREFIX: u8 = 22;
 /// Where the claim is bound; nothing is served on it.
 const CLAIM: u16 = 15099;
+
+/// Where a workload runs, as registrations tell hosts apart: those of the same place share a loopback. The name is for people;
+/// boots and network namespaces are told apart by what follows it.
+pub(crate) fn here() -> anyhow::Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("cannot read /proc/sys/kernel/random/boot_id: mount /proc")?;
+    let namespace = std::fs::metadata("/proc/self/ns/net")
+        .context("cannot read /proc/self/ns/net: mount /proc")?
+        .ino();
+    Ok(format!(
+        "{}/{}/{namespace}",
+        name.to_string_lossy(),
+        boot.trim()
+    ))
+}
+
+/// Our address on the way to `control`, `HOST:PORT`; connecting a datagram socket sends nothing.
+pub(crate) async fn leading_to(control: &str) -> anyhow::Result<IpAddr> {
+    let unknown = || {
+        format!(
+            "cannot find out which address of this host leads to {control}: name it with --advertise ADDR"
+        )
+    };
+    let to = tokio::net::lookup_host(control)
+        .await
+        .with_context(unknown)?
+        .next()
+        .with_context(unknown)?;
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any)
+        .and_then(|socket| socket.connect(to).map(|()| socket))
+        .with_context(unknown)?;
+    Ok(socket.local_addr().with_context(unknown)?.ip())
+}
 
 pub(crate) struct Place {
     /// The mesh's transport addresses.

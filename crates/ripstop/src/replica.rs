@@ -2,22 +2,24 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use ripstop_control::api::message::{Readiness, Registered, Report};
+use hyper::StatusCode;
+use ripstop_control::api::message::{InboundKind, Place, Readiness, Register, Registered, Report};
 use ripstop_host::supervise::{self, Exit, Patience, Program, Programs, Running};
 use ripstop_host::workload::{Addresses, HostResolver, Spec, Stdio, User};
 use ripstop_model::intent::mesh::Restart;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::Client;
+use crate::client::{Client, Error as ClientError};
 use crate::output::Output;
+use crate::place;
 use crate::plan::Wanted;
 use crate::program::ourselves;
 use crate::sidecar::{Config, Control, Discovery, Inbound, Port};
@@ -35,6 +37,8 @@ const CONFIG: i32 = ripstop_host::sidecar::FIRST_FREE;
 const BACK_OFF: Duration = Duration::from_millis(500);
 const BACK_OFF_MOST: Duration = Duration::from_secs(30);
 const STEADY: Duration = Duration::from_secs(60);
+/// Between looks at whether a workload of another host is still where it said.
+const TEND: Duration = Duration::from_secs(3);
 /// For a control plane that is starting again.
 const REJOIN: Duration = Duration::from_secs(20);
 /// For the app to exit after SIGTERM.
@@ -43,8 +47,10 @@ const GRACE: Duration = Duration::from_secs(10);
 /// What the replicas of a mesh have in common.
 pub(crate) struct Surroundings {
     pub(crate) client: Client,
-    /// `HOST:PORT` of xDS over TLS; what the control plane says of itself when it is on this host.
-    pub(crate) control: Option<String>,
+    /// Where sidecars of other hosts reach this one, unless a replica says it itself.
+    pub(crate) advertise: Option<IpAddr>,
+    /// What is advertised is the address that leads to the control plane, whatever it becomes.
+    pub(crate) follows: bool,
     pub(crate) mesh: String,
     /// `None`: access logs go nowhere, and what a sidecar logs to stderr.
     pub(crate) logs: Option<PathBuf>,
@@ -105,15 +111,19 @@ pub(crate) struct Replica {
     news: mpsc::Sender<News>,
     /// Signals to pass on to the app.
     signals: Option<mpsc::Receiver<i32>>,
+    /// Of the first start, where that has been registered already.
+    registered: Option<Registered>,
 }
 
 impl Replica {
     pub(crate) fn new(
-        wanted: Wanted,
+        mut wanted: Wanted,
         around: Arc<Surroundings>,
         voice: Voice,
         news: mpsc::Sender<News>,
     ) -> Replica {
+        let advertise = &mut wanted.register.advertise;
+        *advertise = advertise.or(around.advertise);
         Replica {
             wanted,
             client: around.client.clone(),
@@ -121,7 +131,15 @@ impl Replica {
             voice,
             news,
             signals: None,
+            registered: None,
         }
+    }
+
+    /// Starts first as what was `registered`.
+    pub(crate) fn with_registration(mut self, registered: Registered) -> Replica {
+        self.wanted.register.replica = Some(registered.replica);
+        self.registered = Some(registered);
+        self
     }
 
     /// Passes on what comes from `signals`.
@@ -189,13 +207,15 @@ impl Replica {
     }
 
     async fn start(&mut self) -> anyhow::Result<(Registered, Running)> {
-        let registered = register(&self.client, &self.wanted).await?;
-        if let Some(rejoin) = &registered.rejoin {
-            self.client = self.client.with_bearer(rejoin.clone());
-        }
+        self.wanted.register.host = place::here()?;
+        let registered = match self.registered.take() {
+            Some(registered) => registered,
+            None => register(&self.client, &self.wanted).await?,
+        };
         if self.wanted.register.replica.is_none() {
             self.wanted.register.replica = Some(registered.replica);
         }
+        bindable(&registered)?;
         let spec = self.spec(&registered)?;
         let programs = self.programs(registered.clone());
         let running = supervise::start(spec, programs, Patience::default()).await;
@@ -221,11 +241,17 @@ impl Replica {
             metrics: (transport, METRICS[0]).into(),
         })
         .await;
-        loop {
-            tokio::select! {
-                exit = running.wait() => return exit,
-                Some(signal) = passed(&mut self.signals) => running.signal(signal).await,
-                () = told(orders, Order::Stop(0)) => break,
+        {
+            let register = self.wanted.register.clone();
+            let tending = tend(&self.client, register, self.around.follows, &registered.id);
+            tokio::pin!(tending);
+            loop {
+                tokio::select! {
+                    exit = running.wait() => return exit,
+                    Some(signal) = passed(&mut self.signals) => running.signal(signal).await,
+                    () = told(orders, Order::Stop(0)) => break,
+                    () = &mut tending => {}
+                }
             }
         }
         // Callers are told before anything stops listening.
@@ -362,6 +388,79 @@ fn again(client: &Client, wanted: &Wanted) -> io::Result<Registered> {
         .map_err(io::Error::other)
 }
 
+/// `HOST:PORT` of xDS over TLS: where we reached the control plane, or what it says of itself when it is on this host.
+pub(crate) fn control_address(client: &Client, registered: &Registered) -> Option<String> {
+    if let Some(address) = client.address() {
+        return Some(address.to_owned());
+    }
+    let mut address = registered.xds_tls?;
+    if address.ip().is_unspecified() {
+        // The wildcard is nowhere to connect to.
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Some(address.to_string())
+}
+
+/// Told now, not in a sidecar's log: what others on this host may hold already.
+fn bindable(registered: &Registered) -> anyhow::Result<()> {
+    for inbound in &registered.inbound {
+        let remedy = match inbound.kind {
+            InboundKind::Transport => continue,
+            InboundKind::Advertised => {
+                "advertise an address of this host, where that port is free, with --advertise ADDR"
+            }
+            InboundKind::Published => "stop what listens there or change `publish`",
+        };
+        std::net::TcpListener::bind(inbound.address).with_context(|| {
+            format!(
+                "cannot listen on {} for callers of {}: {remedy}",
+                inbound.address, registered.id
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Keeps a workload that joined from another host in its place, for as long as it is polled: its address may change, and a
+/// control plane from which it was cut off for long has forgotten it.
+async fn tend(client: &Client, mut register: Register, follows: bool, id: &str) {
+    let Some(control) = client.address() else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(TEND).await;
+        if follows {
+            match place::leading_to(control).await {
+                Ok(address) => register.advertise = Some(address),
+                Err(error) => {
+                    tracing::debug!(%error, "no way to the control plane");
+                    continue;
+                }
+            }
+        }
+        let here = Place {
+            host: register.host.clone(),
+            advertise: register.advertise,
+        };
+        let told = client
+            .put(&format!("/v1/workloads/{id}/place"), &here)
+            .await;
+        let told = match told {
+            Err(ClientError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => client
+                .post::<Registered>("/v1/workloads", &register)
+                .await
+                .map(drop),
+            told => told,
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "the control plane was not told where we are");
+        }
+    }
+}
+
 async fn register(client: &Client, wanted: &Wanted) -> anyhow::Result<Registered> {
     let deadline = Instant::now() + REJOIN;
     loop {
@@ -378,15 +477,9 @@ async fn register(client: &Client, wanted: &Wanted) -> anyhow::Result<Registered
 }
 
 fn config(around: &Surroundings, wanted: &Wanted, registered: Registered) -> io::Result<Config> {
-    let address = match (&around.control, registered.xds_tls) {
-        (Some(address), _) => address.clone(),
-        (None, Some(address)) => address.to_string(),
-        (None, None) => {
-            return Err(io::Error::other(
-                "the control plane serves no TLS: start it with --xds-tls ADDR",
-            ));
-        }
-    };
+    let address = control_address(&around.client, &registered).ok_or_else(|| {
+        io::Error::other("the control plane serves no TLS: start it with --xds-tls ADDR")
+    })?;
     let transport: IpAddr = registered.addresses.transport.into();
     let ports = wanted.register.ports.iter().map(|port| Port {
         name: port.name.clone(),

@@ -35,8 +35,8 @@ pub struct Register {
     /// `None`: the lowest number that no live workload of that name has.
     #[serde(default)]
     pub replica: Option<u32>,
-    /// Tells hosts apart: workloads of one host meet on transport addresses, others on advertised ones. Empty: the control
-    /// plane's own host.
+    /// Tells hosts apart: workloads of one host, which share a loopback, meet on transport addresses, others on advertised
+    /// ones. Empty: the control plane's own host.
     #[serde(default)]
     pub host: String,
     /// Where sidecars of other hosts reach this one.
@@ -48,6 +48,18 @@ pub struct Register {
     /// Takes traffic at once, without waiting for a first readiness report.
     #[serde(default)]
     pub ready: bool,
+}
+
+impl Register {
+    /// The workload's id, where it is known before.
+    pub fn id(&self) -> Option<String> {
+        let workload = match self.workload.as_str() {
+            "" => &self.service,
+            named => named,
+        };
+        let replica = self.replica?;
+        Some(format!("{workload}-{replica}.{}", self.namespace))
+    }
 }
 
 fn default_namespace() -> String {
@@ -101,7 +113,8 @@ pub struct Registered {
     pub inbound: Vec<Inbound>,
     /// Good for one CreateCertificate call, until it expires; pass it to the sidecar as a descriptor.
     pub credential: String,
-    /// After a join with a token: the token for later calls about this workload (health, deregistration, a restart).
+    /// After a join with a token: the credential of this very workload for later calls (health, place, deregistration) and
+    /// for coming back. Good until 30 days after its last sign of life; one that comes back with it keeps it.
     #[serde(default)]
     pub rejoin: Option<String>,
     pub trust_domain: String,
@@ -158,6 +171,15 @@ pub enum InboundKind {
 #[serde(deny_unknown_fields)]
 pub struct Report {
     pub state: Readiness,
+}
+
+/// `PUT /v1/workloads/{id}/place`: where the workload's host is reached, said again and again by those whose address may change.
+/// Not a sign of life: that is the sidecar's to give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub host: String,
+    pub advertise: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -81,8 +81,7 @@ fn of_workload(view: &View<'_>, known: &Known, port: &Port, present: &Present) -
     let address = if member.host == view.client.host {
         SocketAddr::new(member.addresses.transport.into(), on)
     } else {
-        let advertised = member.advertise?;
-        SocketAddr::new(advertised, member.advertised_port(on))
+        SocketAddr::new(member.advertise?, *member.advertised.get(&target)?)
     };
     let transport = if identity::accepts_mtls(view, member, target) {
         identity::tls_mode()

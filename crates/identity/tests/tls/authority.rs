@@ -1,7 +1,7 @@
 //! The embedded authority: what it signs, what it refuses, how it rotates and survives storing.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
 use ripstop_identity::ca::{Lifetimes, SignRefusal};
@@ -242,7 +242,7 @@ fn an_authority_survives_storing_and_notices_mangled_state() {
     let authority = authority();
     let (state, secrets) = (authority.state(), authority.secrets());
     assert!(!format!("{secrets:?}").contains("PRIVATE"));
-    let restored = Authority::restore(&state, &secrets).unwrap();
+    let restored = Authority::restore(&state, &secrets, Lifetimes::default()).unwrap();
     assert_eq!(restored.state(), state);
     assert_eq!(restored.fingerprint(), authority.fingerprint());
     let trust = Trust::new(authority.bundle().unwrap());
@@ -257,18 +257,18 @@ fn an_authority_survives_storing_and_notices_mangled_state() {
 
     let other = Authority::create("cluster.local", Lifetimes::default(), now()).unwrap();
     assert!(
-        Authority::restore(&state, &other.secrets()).is_err(),
+        Authority::restore(&state, &other.secrets(), Lifetimes::default()).is_err(),
         "keys of another authority"
     );
     let mut mixed = state.clone();
     mixed.root = other.state().root;
     assert!(
-        Authority::restore(&mixed, &secrets).is_err(),
+        Authority::restore(&mixed, &secrets, Lifetimes::default()).is_err(),
         "a root the key does not belong to"
     );
     let mut mixed = state.clone();
     mixed.intermediate = "garbage".into();
-    let error = Authority::restore(&mixed, &secrets)
+    let error = Authority::restore(&mixed, &secrets, Lifetimes::default())
         .unwrap_err()
         .to_string();
     assert!(
@@ -276,6 +276,32 @@ fn an_authority_survives_storing_and_notices_mangled_state() {
         "{error}"
     );
     assert!(Authority::create("Upper.Case", Lifetimes::default(), now()).is_err());
+}
+
+#[test]
+fn shorter_lifetimes_hold_from_the_next_start_on() {
+    let (state, secrets) = {
+        let authority = authority();
+        (authority.state(), authority.secrets())
+    };
+    let short = Lifetimes {
+        intermediate: Duration::from_secs(40),
+        leaf_max: Duration::from_secs(10),
+        ..Lifetimes::default()
+    };
+    let mut restored = Authority::restore(&state, &secrets, short).unwrap();
+    let now = UNIX_EPOCH + Duration::from_secs(state.intermediate_created + 20);
+    assert!(
+        restored.rotate(now).unwrap(),
+        "half of the new life is over"
+    );
+    assert!(!restored.rotate(now + Duration::from_secs(19)).unwrap());
+    assert!(restored.is_ready(now + Duration::from_secs(34)));
+    assert!(
+        !restored.is_ready(now + Duration::from_secs(36)),
+        "an eighth is left"
+    );
+    assert!(restored.rotate(now + Duration::from_secs(20)).unwrap());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use ripstop_control::api::message::{Port, Readiness, Register, Registered, Report, Status};
+use ripstop_control::api::message::{Port, Readiness, Register, Registered, Report};
 use ripstop_model::spiffe::Spiffe;
 use ripstop_proxy::readiness;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +18,9 @@ use crate::agent::{self, Here, Vault};
 use crate::client::{Client, Error};
 use crate::enrollment::Identity;
 use crate::folder::Target;
+use crate::membership::{self, Membership};
 use crate::sidecar::Control;
+use crate::{place, replica};
 
 /// Between reports; a third of the lease, so that two may be lost.
 const REPORT: Duration = Duration::from_secs(5);
@@ -73,7 +75,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     readiness_path: Option<String>,
     /// The control plane of another host
-    #[arg(long, value_name = "HOST:PORT", requires = "token", conflicts_with_all = ["state", "mesh"])]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires = "token",
+        conflicts_with = "mesh"
+    )]
     control: Option<String>,
     /// A file made by `ripstop token create`
     #[arg(long, value_name = "FILE", requires = "control")]
@@ -93,8 +100,13 @@ impl Options {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let listener = agent::listen(&self.socket)?;
-        let (member, mut registered) = self.join().await?;
-        let control = self.control_plane(&registered)?;
+        let (member, mut registered) = tokio::select! {
+            joined = self.join() => joined?,
+            // The control plane may be long in coming.
+            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        };
+        let control = Self::control_plane(&member.client, &registered)?;
         let vault = Vault::new(&registered.roots, system_roots().as_deref());
         let spiffe = Spiffe::new(
             &registered.trust_domain,
@@ -149,25 +161,35 @@ impl Options {
     }
 
     async fn join(&self) -> anyhow::Result<(Member, Registered)> {
-        let client = match (&self.control, &self.token) {
-            (Some(control), Some(token)) => super::run::bearer(control, token).await?,
+        let mut register = self.register().await?;
+        let (client, registered, membership) = match (&self.control, &self.token) {
+            (Some(control), Some(token)) => {
+                let state = self.target.state();
+                let joined = membership::join(control, token, state, register.clone()).await?;
+                (
+                    joined.client.clone(),
+                    joined.registered.clone(),
+                    Some(joined),
+                )
+            }
             _ => {
                 let client = Client::local(&self.target.folder()?.socket());
-                client.fetch::<Status>("/v1/status").await?;
-                client
+                let registered = client.post("/v1/workloads", &register).await;
+                let registered: Registered = registered.context("cannot register")?;
+                (client, registered, None)
             }
         };
-        let mut member = Member {
-            client,
-            register: self.register()?,
-        };
-        let registered = member.join().await.context("cannot register")?;
         // Later on it is this replica that comes again.
-        member.register.replica = Some(registered.replica);
+        register.replica = Some(registered.replica);
+        let member = Member {
+            client,
+            register,
+            _membership: membership,
+        };
         Ok((member, registered))
     }
 
-    fn register(&self) -> anyhow::Result<Register> {
+    async fn register(&self) -> anyhow::Result<Register> {
         let service = self.service.clone().unwrap_or_default();
         let account = self
             .service_account
@@ -179,14 +201,9 @@ impl Options {
             &service
         };
         let workload = self.workload.clone().unwrap_or_else(|| named.clone());
-        let (host, advertise) = match &self.control {
-            None => (String::new(), self.advertise),
-            Some(control) => {
-                let host = nix::unistd::gethostname().context("this host has no name")?;
-                let leading = || super::run::leading_to(control);
-                let advertise = self.advertise.map_or_else(leading, Ok)?;
-                (host.to_string_lossy().into_owned(), Some(advertise))
-            }
+        let advertise = match (self.advertise, &self.control) {
+            (None, Some(control)) => Some(place::leading_to(control).await?),
+            (named, _) => named,
         };
         Ok(Register {
             namespace: self.namespace.clone(),
@@ -196,29 +213,16 @@ impl Options {
             labels: self.labels.iter().cloned().collect(),
             ports: self.ports.clone(),
             replica: None,
-            host,
+            host: place::here()?,
             advertise,
             headless: false,
             ready: self.ports.is_empty(),
         })
     }
 
-    fn control_plane(&self, registered: &Registered) -> anyhow::Result<Control> {
-        let address = match (&self.control, registered.xds_tls) {
-            (Some(address), _) => address.clone(),
-            (None, Some(mut address)) => {
-                if address.ip().is_unspecified() {
-                    address.set_ip(match address.ip() {
-                        IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                        IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-                    });
-                }
-                address.to_string()
-            }
-            (None, None) => {
-                anyhow::bail!("the control plane serves no TLS: start it with --xds-tls ADDR")
-            }
-        };
+    fn control_plane(client: &Client, registered: &Registered) -> anyhow::Result<Control> {
+        let address = replica::control_address(client, registered)
+            .context("the control plane serves no TLS: start it with --xds-tls ADDR")?;
         Ok(Control {
             address,
             roots: registered.roots.clone(),
@@ -278,17 +282,10 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 struct Member {
     client: Client,
     register: Register,
+    _membership: Option<Membership>,
 }
 
 impl Member {
-    async fn join(&mut self) -> Result<Registered, Error> {
-        let registered: Registered = self.client.post("/v1/workloads", &self.register).await?;
-        if let Some(rejoin) = &registered.rejoin {
-            self.client = self.client.with_bearer(rejoin.clone());
-        }
-        Ok(registered)
-    }
-
     /// Reports what Envoy and the application are up to, for ever.
     async fn attend(&self, registered: &mut Registered, probe: Option<readiness::Probe>) {
         let mut app = match probe {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use ripstop_control::settings::Settings;
@@ -37,6 +38,12 @@ pub(crate) struct Options {
     /// Overrides the mesh's; only before the CA's first start
     #[arg(long, value_name = "NAME")]
     trust_domain: Option<String>,
+    /// How long a workload's certificate lives at most; it asks for a day, and renews at half of what it gets
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
+    certificate_lifetime: Option<Duration>,
+    /// How long a signing certificate lives; at half of that the next one takes over
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
+    intermediate_lifetime: Option<Duration>,
     /// Overrides the mesh's `addresses.transport`
     #[arg(long, value_name = "RANGE", hide = true)]
     transport_range: Option<Ipv4Net>,
@@ -60,6 +67,9 @@ impl Options {
         };
         let mut options = ripstop_control::Options::new(&self.state);
         options.settings = self.settings()?;
+        let lifetimes = &mut options.lifetimes;
+        lifetimes.leaf_max = self.certificate_lifetime.unwrap_or(lifetimes.leaf_max);
+        lifetimes.intermediate = self.intermediate_lifetime.unwrap_or(lifetimes.intermediate);
         options.sources = self
             .config
             .iter()
@@ -101,7 +111,10 @@ impl Options {
 
     /// What cannot change while it runs comes from the mesh file as it is now; the control plane follows the rest of it.
     fn settings(&self) -> anyhow::Result<Settings> {
-        let mut settings = Settings::default();
+        let mut settings = Settings {
+            host: crate::place::here()?,
+            ..Settings::default()
+        };
         // A folder that is not there (yet) is the source's to report.
         let present: Vec<PathBuf> = self
             .config

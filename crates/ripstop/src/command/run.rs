@@ -1,20 +1,22 @@
 //! `ripstop run --service NAME --port P -- CMD`: one process joins a running mesh, on this machine or from another.
 
-use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ripstop_control::api::message::{Port, Register, Status};
-use ripstop_identity::token::TokenFile;
+use ripstop_host::supervise::Exit;
 use ripstop_model::intent::mesh::Restart;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::client::Client;
 use crate::folder::Target;
+use crate::membership::{self, Membership};
+use crate::place;
 use crate::plan::Wanted;
 use crate::replica::{self, News, Order, Replica, Surroundings, Voice};
 use crate::sidecar::{Discovery, Probe};
@@ -56,7 +58,12 @@ pub(crate) struct Options {
     #[arg(long)]
     user: Option<String>,
     /// The control plane of another host
-    #[arg(long, value_name = "HOST:PORT", requires = "token", conflicts_with_all = ["state", "mesh"])]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires = "token",
+        conflicts_with = "mesh"
+    )]
     control: Option<String>,
     /// A file made by `ripstop token create`
     #[arg(long, value_name = "FILE", requires = "control")]
@@ -80,19 +87,30 @@ impl Options {
     }
 
     async fn join(self) -> anyhow::Result<ExitCode> {
-        let signals = passed()?;
-        let around = match (&self.control, &self.token) {
-            (Some(control), Some(token)) => self.remote(control, token).await?,
-            _ => self.local().await?,
+        let mut signals = passed()?;
+        let wanted = self.wanted().await?;
+        let (around, member) = match (&self.control, &self.token) {
+            (Some(control), Some(token)) => {
+                let member = tokio::select! {
+                    member = self.member(control, token, &wanted) => member?,
+                    // The control plane may be long in coming.
+                    signal = end(&mut signals) => return Ok(exit_code(Exit::Signal(signal))),
+                };
+                (self.remote(&member), Some(member))
+            }
+            _ => (self.local().await?, None),
         };
-        let wanted = self.wanted()?;
         let (orders, told) = watch::channel(Order::Run);
         let (news, mut incoming) = mpsc::channel(16);
         let (pass, passing) = mpsc::channel(16);
-        let replica =
+        let mut replica =
             Replica::new(wanted, Arc::new(around), Voice::Ours, news).with_signals(passing);
+        if let Some(member) = &member {
+            replica = replica.with_registration(member.registered.clone());
+        }
         let keeping = tokio::spawn(replica.keep(told));
-        tokio::spawn(forward(signals, orders, pass));
+        let orders = Arc::new(orders);
+        tokio::spawn(forward(signals, orders.clone(), pass));
         let mut code = ExitCode::FAILURE;
         let mut failed = None;
         while let Some(told) = incoming.recv().await {
@@ -103,17 +121,25 @@ impl Options {
                     break;
                 }
                 News::Exited { exit, .. } => code = exit_code(exit),
+                News::Ended { exit: None, .. } => {
+                    // Told to end before the command began.
+                    if let Order::Stop(signal) = *orders.borrow() {
+                        code = exit_code(Exit::Signal(signal));
+                    }
+                    break;
+                }
                 News::Ended { .. } => break,
             }
         }
+        if failed.is_some() {
+            // Not tried again; it takes back its registration.
+            orders.send_replace(Order::Stop(libc::SIGTERM));
+            while incoming.recv().await.is_some() {}
+        }
+        let _ = keeping.await;
         match failed {
-            None => {
-                let _ = keeping.await;
-                Ok(code)
-            }
+            None => Ok(code),
             Some(error) => {
-                keeping.abort();
-                let _ = keeping.await;
                 let Some(code) = command_code(&error) else {
                     return Err(error);
                 };
@@ -123,7 +149,7 @@ impl Options {
         }
     }
 
-    fn wanted(&self) -> anyhow::Result<Wanted> {
+    async fn wanted(&self) -> anyhow::Result<Wanted> {
         let account = self
             .service_account
             .clone()
@@ -137,13 +163,9 @@ impl Options {
                 true => account.clone(),
                 false => service.clone(),
             });
-        let (host, advertise) = match &self.control {
-            None => (String::new(), self.advertise),
-            Some(control) => {
-                let host = nix::unistd::gethostname().context("this host has no name")?;
-                let advertise = self.advertise.map_or_else(|| leading_to(control), Ok)?;
-                (host.to_string_lossy().into_owned(), Some(advertise))
-            }
+        let advertise = match (self.advertise, &self.control) {
+            (None, Some(control)) => Some(place::leading_to(control).await?),
+            (named, _) => named,
         };
         let probe = self.ports.first().map(|port| Probe {
             port: port.target(),
@@ -161,7 +183,7 @@ impl Options {
                 ready: self.ports.is_empty(),
                 ports: self.ports.clone(),
                 replica: None,
-                host,
+                host: place::here()?,
                 advertise,
                 headless: false,
             },
@@ -193,33 +215,30 @@ impl Options {
         })
     }
 
-    async fn remote(&self, control: &str, path: &Path) -> anyhow::Result<Surroundings> {
-        let client = bearer(control, path).await?;
-        let mask = vec![std::path::absolute(path)?];
-        Ok(Surroundings {
-            control: Some(control.to_owned()),
-            mask,
-            ..around(client)
-        })
+    /// Registered at the control plane of another host.
+    async fn member(
+        &self,
+        control: &str,
+        token: &Path,
+        wanted: &Wanted,
+    ) -> anyhow::Result<Membership> {
+        membership::join(control, token, self.target.state(), wanted.register.clone()).await
     }
-}
 
-/// A client of the control plane of another host, as the bearer of the token in the file `path`.
-pub(super) async fn bearer(control: &str, path: &Path) -> anyhow::Result<Client> {
-    let name = path.display();
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the token file {name}"))?;
-    let token = TokenFile::parse(&text).with_context(|| format!("{name}"))?;
-    token
-        .check(SystemTime::now())
-        .with_context(|| format!("{name}"))?;
-    Ok(Client::join(control, &token).await?)
+    fn remote(&self, member: &Membership) -> Surroundings {
+        Surroundings {
+            follows: self.advertise.is_none(),
+            mask: member.secrets.clone(),
+            ..around(member.client.clone())
+        }
+    }
 }
 
 fn around(client: Client) -> Surroundings {
     Surroundings {
         client,
-        control: None,
+        advertise: None,
+        follows: false,
         mesh: String::new(),
         logs: None,
         log_here: false,
@@ -227,25 +246,6 @@ fn around(client: Client) -> Surroundings {
         resolver: replica::resolver(),
         discovery: Discovery::default(),
     }
-}
-
-/// Our address on the way to `control`; connecting a datagram socket sends nothing.
-pub(super) fn leading_to(control: &str) -> anyhow::Result<IpAddr> {
-    let unknown = || {
-        format!(
-            "cannot find out which address of this host leads to {control}: name it with --advertise ADDR"
-        )
-    };
-    let to = control
-        .to_socket_addrs()
-        .with_context(unknown)?
-        .next()
-        .with_context(unknown)?;
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any)
-        .and_then(|socket| socket.connect(to).map(|()| socket))
-        .with_context(unknown)?;
-    Ok(socket.local_addr().with_context(unknown)?.ip())
 }
 
 const PASSED: [i32; 6] = [
@@ -272,10 +272,21 @@ fn passed() -> anyhow::Result<mpsc::Receiver<i32>> {
     Ok(signals)
 }
 
+/// Waits for SIGTERM or SIGINT.
+async fn end(signals: &mut mpsc::Receiver<i32>) -> i32 {
+    loop {
+        match signals.recv().await {
+            Some(number) if ENDING.contains(&number) => return number,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// A first SIGTERM or SIGINT ends in order, a second at once; the others are the command's.
 async fn forward(
     mut signals: mpsc::Receiver<i32>,
-    orders: watch::Sender<Order>,
+    orders: Arc<watch::Sender<Order>>,
     pass: mpsc::Sender<i32>,
 ) {
     while let Some(number) = signals.recv().await {

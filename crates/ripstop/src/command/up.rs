@@ -1,6 +1,6 @@
 //! `ripstop up FILE`: a whole mesh on this machine, until Ctrl-C or for as long as a command runs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +64,9 @@ pub(crate) struct Options {
     /// Serve the dashboard here: a port is 127.0.0.1's, port 0 a free one
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = super::listening)]
     dashboard: Option<SocketAddr>,
+    /// Where sidecars of other hosts reach the services of this one; unset: the address of --xds-tls, unless that is the wildcard
+    #[arg(long, value_name = "ADDR", requires = "xds_tls")]
+    advertise: Option<IpAddr>,
     /// How long to wait for every workload to be ready
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::duration)]
     timeout: Duration,
@@ -115,6 +118,7 @@ impl Options {
             file: std::path::absolute(&self.file)?,
             folder: folder.clone(),
             xds_tls: self.xds_tls,
+            advertise: self.advertised(),
             output,
         };
         let mesh = tokio::select! {
@@ -188,6 +192,12 @@ impl Options {
         }
         mesh.stop(signals.next()).await;
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn advertised(&self) -> Option<IpAddr> {
+        let joining = self.xds_tls.map(|address| address.ip());
+        self.advertise
+            .or(joining.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()))
     }
 
     async fn welcome(&self, mesh: &Mesh, folder: &Folder, url: &str) -> anyhow::Result<String> {

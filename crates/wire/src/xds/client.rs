@@ -32,6 +32,8 @@ pub struct Client {
     protocol: Protocol,
     types: BTreeMap<Kind, Subscription>,
     queue: VecDeque<Request>,
+    /// What was last reported of the application's health: its trouble, or that there is none.
+    health: Option<Option<String>>,
     /// The node goes with the first request of a stream only.
     introduced: bool,
     connected: bool,
@@ -61,6 +63,7 @@ impl Client {
             protocol,
             types: BTreeMap::new(),
             queue: VecDeque::new(),
+            health: None,
             introduced: false,
             connected: false,
         }
@@ -100,13 +103,23 @@ impl Client {
     }
 
     /// Reports the application's health, or that the workload is leaving; `None` is healthy.
+    ///
+    /// A stream that opens later begins with it: the control plane may have heard nothing, or have forgotten it.
     pub fn report(&mut self, trouble: Option<&str>) {
+        self.health = Some(trouble.map(str::to_owned));
+        self.queue_health();
+    }
+
+    fn queue_health(&mut self) {
+        let Some(trouble) = self.health.clone() else {
+            return;
+        };
         let node = self.introduction();
         self.queue.push_back(Request {
             node,
             type_url: HEALTH_URL.to_owned(),
             nonce: String::new(),
-            error: trouble.map(str::to_owned),
+            error: trouble,
             interest: match self.protocol {
                 Protocol::Delta => Interest::Delta {
                     subscribe: Vec::new(),
@@ -133,6 +146,7 @@ impl Client {
             subscription.unsubscribe.clear();
             subscription.subscribe = subscription.names.clone();
         }
+        self.queue_health();
     }
 
     pub fn disconnected(&mut self) {
