@@ -123,7 +123,7 @@ async fn comeback(
             outcome => return outcome,
         }
         if !std::mem::replace(&mut told, true) {
-            eprintln!("ripstop: waiting for the control plane at {control}");
+            note!("ripstop: waiting for the control plane at {control}");
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -84,6 +84,7 @@ fn context(span_id: u64, export: bool) -> SpanContext {
         span_id,
         parent: Some(7),
         export,
+        attribution: ripstop_telemetry::trace::Attribution::NotAsked,
     }
 }
 

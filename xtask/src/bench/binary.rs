@@ -39,7 +39,7 @@ fn needs(ripstop: &Path, report: &mut Report) -> anyhow::Result<()> {
         .collect();
     // A static program has ldd say that it is "not a dynamic executable", on stderr, and fail.
     let foreign = |name: &&str| !LIBC.iter().any(|known| name.starts_with(known));
-    let met = !libraries.iter().any(|name| foreign(&name));
+    let met = !libraries.iter().any(foreign);
     let shown = if libraries.is_empty() {
         "nothing".to_owned()
     } else {

@@ -137,10 +137,10 @@ impl Options {
     /// From the start on: what keeps a workload from being ready is worth seeing.
     fn show(&self, claim: Claim, mesh: &Mesh) -> Running {
         if let Some(warning) = claim.warning() {
-            eprintln!("{warning}");
+            note!("{warning}");
         }
         if self.exec.is_some() {
-            eprintln!("dashboard {}", claim.url());
+            note!("dashboard {}", claim.url());
         }
         let metrics = mesh.metrics().first().copied();
         claim.serve(&mesh.plan().name, mesh.client(), metrics)
