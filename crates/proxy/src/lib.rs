@@ -39,6 +39,7 @@ pub mod labels;
 pub mod listener;
 pub mod live;
 pub mod logs;
+pub mod memory;
 pub mod message;
 pub mod mirror;
 pub mod peer;

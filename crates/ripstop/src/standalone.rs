@@ -39,6 +39,8 @@ pub(crate) fn serve(
         .enable_all()
         .build()
         .context("no runtime for the main thread")?;
+    // Reading the file took Envoy's descriptors, some forty megabytes that are not needed again.
+    ripstop_proxy::memory::give_back();
     runtime.block_on(run(bootstrap, workers, drain_time))?;
     Ok(ExitCode::SUCCESS)
 }

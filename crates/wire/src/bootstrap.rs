@@ -12,9 +12,10 @@ use ripstop_model::yaml::{self, Node as Tree, Span};
 use crate::decode::{
     self, Decoding, Position, Problem, Problems, Severity, Strictness, fields, socket_address,
 };
+use crate::descriptor::Descriptors;
 use crate::node::Node;
 use crate::pb::{bootstrap as wire, core};
-use crate::{descriptor, text};
+use crate::text;
 
 /// What a proxy is told at start.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +87,8 @@ impl fmt::Display for Listing<'_> {
     }
 }
 
+const UNKNOWN: &str = "this build carries no descriptor of Envoy's bootstrap";
+
 /// Reads the bootstrap file at `path`. What `ripstop proxy --mode validate` checks is what this accepts.
 pub fn load(path: &Path) -> Result<Bootstrap, LoadError> {
     let text = std::fs::read_to_string(path).map_err(|error| LoadError::Read {
@@ -120,10 +123,10 @@ pub fn parse(text: &str) -> Result<Bootstrap, Problems> {
     let Some(root) = document.root else {
         return Err(Problems(problems));
     };
-    let Some(schema) = descriptor::message("envoy.config.bootstrap.v3.Bootstrap") else {
-        return Err(invalid(
-            "this build carries no descriptor of Envoy's bootstrap",
-        ));
+    let descriptors = Descriptors::load();
+    let descriptors = descriptors.map_err(|error| invalid(&format!("{UNKNOWN}: {error}")))?;
+    let Some(schema) = descriptors.message("envoy.config.bootstrap.v3.Bootstrap") else {
+        return Err(invalid(UNKNOWN));
     };
     let message = text::read(&root, &schema, &mut problems);
     let bootstrap: wire::Bootstrap = message

@@ -1,19 +1,28 @@
 //! Envoy's descriptor set, for reading YAML and JSON and for writing `/config_dump`.
 //!
-//! Decoding it takes tens of milliseconds and some tens of megabytes, so it is loaded on first use and never on the way a
-//! sidecar starts (decisions.md, 8).
-
-use std::sync::LazyLock;
+//! Decoded it takes tens of milliseconds and tens of megabytes: whoever reads or writes text loads it, lets go of it when
+//! that is done, and a sidecar starts without it (decisions.md, 8).
 
 use prost_reflect::prost_types::{DescriptorProto, FileDescriptorProto};
 use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor};
 
-static POOL: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| {
-    let envoy = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin")).as_slice();
-    let mut pool = DescriptorPool::decode(envoy).map_err(|error| error.to_string())?;
-    add_istio(&mut pool).map_err(|error| error.to_string())?;
-    Ok(pool)
-});
+/// The messages of Envoy's API, while somebody needs them.
+pub struct Descriptors(DescriptorPool);
+
+impl Descriptors {
+    /// Decodes what this build carries.
+    pub fn load() -> Result<Descriptors, DescriptorError> {
+        let envoy = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin")).as_slice();
+        let mut pool = DescriptorPool::decode(envoy)?;
+        add_istio(&mut pool)?;
+        Ok(Descriptors(pool))
+    }
+
+    /// The message `name` (`envoy.config.bootstrap.v3.Bootstrap`); `None` when Envoy's API has none.
+    pub(crate) fn message(&self, name: &str) -> Option<MessageDescriptor> {
+        self.0.get_message_by_name(name)
+    }
+}
 
 /// The one message outside Envoy's API that `encode` writes, always empty; JSON cannot show an `Any` of unknown type.
 fn add_istio(pool: &mut DescriptorPool) -> Result<(), DescriptorError> {
@@ -29,26 +38,21 @@ fn add_istio(pool: &mut DescriptorPool) -> Result<(), DescriptorError> {
     })
 }
 
-/// The descriptor of the message `name` (`envoy.config.bootstrap.v3.Bootstrap`); `None` when Envoy's API has none.
-pub(crate) fn message(name: &str) -> Option<MessageDescriptor> {
-    POOL.as_ref().ok()?.get_message_by_name(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_pool_holds_what_a_bootstrap_may_name() {
-        assert_eq!(POOL.as_ref().err(), None);
+        let descriptors = Descriptors::load().unwrap();
         for name in [
             "envoy.config.bootstrap.v3.Bootstrap",
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "google.protobuf.Duration",
             "google.protobuf.Struct",
         ] {
-            assert!(message(name).is_some(), "{name}");
+            assert!(descriptors.message(name).is_some(), "{name}");
         }
-        assert!(message("no.such.Message").is_none());
+        assert!(descriptors.message("no.such.Message").is_none());
     }
 }

@@ -1,6 +1,6 @@
 //! What a proxy holds → the JSON of Envoy's `/config_dump`, which tools such as istioctl read.
 //!
-//! Private keys are never shown. The first dump loads Envoy's descriptors (see `descriptor`).
+//! Private keys are never shown. Writing takes Envoy's [`Descriptors`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,9 +8,10 @@ use prost_reflect::{DynamicMessage, SerializeOptions};
 use ripstop_model::discovery::{Kind, Resource};
 use serde_json::{Map, Value, json};
 
+use crate::descriptor::Descriptors;
+use crate::encode;
 use crate::node::Node;
 use crate::xds::type_url;
-use crate::{descriptor, encode};
 
 /// One resource that is in use.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Held {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
+    #[error("this build carries no descriptors of Envoy's API: {0}")]
+    Descriptors(#[from] prost_reflect::DescriptorError),
     #[error("this build carries no descriptor of `{0}`")]
     Unknown(String),
     #[error("{name} cannot be written as JSON: {reason}")]
@@ -33,6 +36,7 @@ pub enum DumpError {
 
 /// The whole answer to `/config_dump`.
 pub fn config_dump(node: &Node, held: &[Held]) -> Result<Value, DumpError> {
+    let descriptors = Descriptors::load()?;
     let mut configs = vec![json!({
         "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
         "bootstrap": {"node": {
@@ -44,7 +48,7 @@ pub fn config_dump(node: &Node, held: &[Held]) -> Result<Value, DumpError> {
         let mut fixed = Vec::new();
         let mut dynamic = Vec::new();
         for one in held.iter().filter(|h| h.resource.kind() == section.kind) {
-            let resource = json(&one.resource)?;
+            let resource = json(&descriptors, &one.resource)?;
             let mut entry = Map::new();
             entry.insert("last_updated".into(), timestamp(one.updated).into());
             entry.insert(section.field.into(), resource);
@@ -125,17 +129,17 @@ const SECTIONS: &[Section] = &[
 
 /// A resource as Envoy's JSON with its `@type`, private keys left out. Hosts and ranges, which Envoy does not know, have
 /// no JSON.
-pub fn json(resource: &Resource) -> Result<Value, DumpError> {
+pub fn json(descriptors: &Descriptors, resource: &Resource) -> Result<Value, DumpError> {
     let url = type_url(resource.kind());
     let name = url.rsplit_once('/').map_or(url, |(_, name)| name);
-    let mut value =
-        message_json(name, &encode::message(resource)).map_err(|error| match error {
-            DumpError::Unwritable { reason, .. } => DumpError::Unwritable {
-                name: resource.name().to_string(),
-                reason,
-            },
-            DumpError::Unknown(_) => error,
-        })?;
+    let message = encode::message(resource);
+    let mut value = message_json(descriptors, name, &message).map_err(|error| match error {
+        DumpError::Unwritable { reason, .. } => DumpError::Unwritable {
+            name: resource.name().to_string(),
+            reason,
+        },
+        DumpError::Unknown(_) | DumpError::Descriptors(_) => error,
+    })?;
     redact(&mut value);
     if let Value::Object(fields) = &mut value {
         fields.insert("@type".into(), url.into());
@@ -144,8 +148,10 @@ pub fn json(resource: &Resource) -> Result<Value, DumpError> {
 }
 
 /// Any message of Envoy's API as JSON with its original field names.
-fn message_json(name: &str, bytes: &[u8]) -> Result<Value, DumpError> {
-    let schema = descriptor::message(name).ok_or_else(|| DumpError::Unknown(name.to_owned()))?;
+fn message_json(descriptors: &Descriptors, name: &str, bytes: &[u8]) -> Result<Value, DumpError> {
+    let schema = descriptors
+        .message(name)
+        .ok_or_else(|| DumpError::Unknown(name.to_owned()))?;
     let unwritable = |reason: String| DumpError::Unwritable {
         name: name.to_owned(),
         reason,

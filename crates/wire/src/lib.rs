@@ -19,7 +19,7 @@
 pub mod bootstrap;
 pub mod certificate;
 pub mod decode;
-mod descriptor;
+pub mod descriptor;
 pub mod dump;
 pub mod encode;
 pub mod health;

@@ -11,7 +11,6 @@ use prost_reflect::{
 use ripstop_model::yaml::{Node, Plain, Scalar, Span, Value as Tree};
 
 use crate::decode::{Position, Problem, Severity};
-use crate::descriptor;
 use crate::pb::foreign;
 
 /// Reads `node` as a message of type `descriptor`; what cannot be read is left out and recorded in `problems`.
@@ -269,7 +268,7 @@ impl Reader<'_> {
             self.typed_struct(node)
         } else if FOREIGN.contains(&name) {
             Vec::new()
-        } else if let Some(inner) = descriptor::message(name) {
+        } else if let Some(inner) = descriptor.parent_pool().get_message_by_name(name) {
             // Well-known types inside an Any carry their JSON under `value`.
             let message = if name.starts_with("google.protobuf.") && name != "google.protobuf.Empty"
             {

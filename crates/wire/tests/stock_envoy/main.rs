@@ -9,11 +9,13 @@ use std::sync::Arc;
 use models::{clusters, listeners};
 use ripstop_model::discovery::Resource as Discovered;
 use ripstop_model::snapshot::Listener;
+use ripstop_wire::descriptor::Descriptors;
 use ripstop_wire::dump;
 
 fn bootstrap() -> serde_json::Value {
+    let descriptors = Descriptors::load().unwrap();
     let json = |resource| {
-        let mut value = dump::json(&resource).unwrap();
+        let mut value = dump::json(&descriptors, &resource).unwrap();
         value.as_object_mut().unwrap().remove("@type");
         value
     };
