@@ -174,8 +174,13 @@ impl Side<'_, '_> {
             target,
         );
         let protocol = self.protocol(target);
-        self.rows(mode, protocol)
-            .into_iter()
+        let mut rows = self.rows(mode, protocol);
+        if self.outside && mode == Mode::Permissive {
+            // Who comes from outside brings no identity of the mesh. A port that might be given one would have to hold
+            // back the greeting of a server that speaks first, in case a ClientHello is on its way.
+            rows.retain(|row| !row.mtls);
+        }
+        rows.into_iter()
             .map(|row| self.chain(row, Some(target), protocol))
             .collect()
     }
