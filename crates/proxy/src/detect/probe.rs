@@ -161,7 +161,12 @@ pub(crate) async fn decide(
         (_, None) => HELD,
         (_, Some(Habit::Client)) => HELD_LONGER,
     };
-    let held = sleep(patience);
+    // A timer of no length would still take its millisecond.
+    let held = async {
+        if !patience.is_zero() {
+            sleep(patience).await;
+        }
+    };
     tokio::pin!(held);
     let mut said = Vec::new();
     let mut greeted = false;
