@@ -38,6 +38,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+// Unwinding, from GCC's static library rather than its shared one: the binary then needs nothing but libc.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
+unsafe extern "C" {}
+
 /// A service mesh in one binary: Istio's configuration, Envoy's xDS, SPIFFE's identities.
 #[derive(Parser)]
 #[command(
