@@ -379,10 +379,11 @@ async fn run(worker: Rc<Worker>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     accepting.follow(&worker);
     worker.shared.worker_ready();
-    loop {
+    // The phase, not its change: the process may have ended before this worker subscribed.
+    while !phase.borrow_and_update().is_stopped() {
         tokio::select! {
             changed = changes.changed() => {
-                if changed.is_err() { return; }
+                if changed.is_err() { break; }
                 accepting.follow(&worker);
                 let view = worker.view();
                 worker.pools.retain(&view);
@@ -390,10 +391,7 @@ async fn run(worker: Rc<Worker>) {
                 worker.wake_connections();
             }
             changed = phase.changed() => {
-                if changed.is_err() || phase.borrow().is_stopped() {
-                    worker.telemetry.borrow_mut().flush();
-                    return;
-                }
+                if changed.is_err() { break; }
                 accepting.follow(&worker);
                 worker.wake_connections();
             }
@@ -404,4 +402,5 @@ async fn run(worker: Rc<Worker>) {
             }
         }
     }
+    worker.telemetry.borrow_mut().flush();
 }

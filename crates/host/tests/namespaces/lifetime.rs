@@ -240,7 +240,7 @@ import os, pty, signal, sys
 def late(*_):
     sys.exit(f'only {shown}')
 signal.signal(signal.SIGALRM, late)
-signal.alarm(30)
+signal.alarm(90)
 pid, terminal = pty.fork()
 if pid == 0:
     os.execv('/bin/sh', ['sh', '-c', '"$@"; code=$?; read line; echo "back with $code and $line"; exit $code', 'sh'] + sys.argv[1:])

@@ -121,7 +121,8 @@ fn events_follow_the_mesh_and_end_with_it() {
         "broken.yaml",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: odd}\nspec:\n  hosts: [hello]\n  http: [{name: '<b>', route: [{destination: {host: nowhere}}]}]\n",
     );
-    assert!(bench.run(&["apply", "broken.yaml"]).status.success());
+    // Accepted, with a finding: stored and shown, and the exit code says that it does not work.
+    assert_eq!(bench.run(&["apply", "broken.yaml"]).status.code(), Some(1));
     let resources = next("VirtualService/default/odd");
     assert!(
         items(&resources)
