@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
-use crate::http::{self, Proxy};
+use crate::http::{self, Proxy, Refusal};
 use crate::http1::body::{Decoder, Encoder, Piece};
 use crate::http1::write::{self, Connection as ConnectionHeader};
 use crate::http1::{
@@ -124,7 +124,7 @@ impl Http1 {
                 }
                 Err(reason) => {
                     self.intake.keep_alive = false;
-                    http::refuse(&self.connection.clone(), &mut self, reason);
+                    http::refuse(&self.connection.clone(), &mut self, reason, Refusal::Answer);
                 }
             }
             preface = false;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ripstop_model::reason::{Flags, Reason};
+use ripstop_model::reason::{Flag, Flags, Reason};
 use ripstop_model::snapshot::http::{
     HttpFilter, HttpProxy, RouteSource, Router, ServerHeader, Underscores,
 };
@@ -257,8 +257,21 @@ fn send_whole<D: Downstream>(
     }
 }
 
-/// Answers what never became a request.
-pub fn refuse<D: Downstream>(connection: &Rc<Connection>, down: &mut D, reason: Reason) {
+/// How what never became a request is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Answer,
+    /// The caller ends the stream; it is recorded all the same.
+    Silence,
+}
+
+/// Turns away what never became a request.
+pub fn refuse<D: Downstream>(
+    connection: &Rc<Connection>,
+    down: &mut D,
+    reason: Reason,
+    how: Refusal,
+) {
     let worker = &connection.worker;
     let view = worker.view();
     let chain = connection.chain(&view);
@@ -266,13 +279,18 @@ pub fn refuse<D: Downstream>(connection: &Rc<Connection>, down: &mut D, reason: 
         return down.abort();
     };
     let _active = proxy.stats.request();
+    if reason.flag() == Some(Flag::DownstreamProtocolError) {
+        proxy.stats.cx_protocol_error.inc();
+    }
     let mut request = Request::new(connection, &view, proxy);
     let mut response = worker.take_response();
     let reply = Reply::new(reason);
     request.decide(&reply);
-    let (framing, body) = reply.head(false, &mut response);
-    stamp(&proxy.config, worker, &mut response);
-    send_whole(down, &response, framing, body);
+    if how == Refusal::Answer {
+        let (framing, body) = reply.head(false, &mut response);
+        stamp(&proxy.config, worker, &mut response);
+        send_whole(down, &response, framing, body);
+    }
     request.record(down.request(), &response);
     worker.give_response(response);
 }

@@ -59,6 +59,7 @@ named! {
         rq_per_try_timeout "upstream_rq_per_try_timeout",
         rq_pending_overflow "upstream_rq_pending_overflow",
         rq_rx_reset "upstream_rq_rx_reset",
+        cx_protocol_error "upstream_cx_protocol_error",
         cx_total "upstream_cx_total",
         cx_connect_fail "upstream_cx_connect_fail",
         cx_connect_timeout "upstream_cx_connect_timeout",
@@ -104,6 +105,7 @@ named! {
         rq_5xx "downstream_rq_5xx",
         cx_total "downstream_cx_total",
         cx_ssl_total "downstream_cx_ssl_total",
+        cx_protocol_error "downstream_cx_protocol_error",
     }
     gauges {
         rq_active "downstream_rq_active",
@@ -185,6 +187,7 @@ impl Cluster {
                 self.rq_rx_reset.inc();
             }
             Reason::NoHealthyEndpoint | Reason::NoEndpoint => self.none_healthy.inc(),
+            Reason::UpstreamProtocol | Reason::UpstreamHeadTooLarge => self.cx_protocol_error.inc(),
             _ => {}
         }
     }

@@ -112,7 +112,13 @@ fn admit_h2_inner(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<
         }
         head.headers.remove(Known::Host);
     }
-    if head.form == TargetForm::Origin && !head.path().starts_with('/') {
+    let misformed = match head.form {
+        TargetForm::Origin => !head.path().starts_with('/'),
+        // RFC 9110 section 9.3.7: the whole server is a target of OPTIONS alone.
+        TargetForm::Asterisk => head.method != Method::Options,
+        TargetForm::Absolute | TargetForm::Authority => false,
+    };
+    if misformed {
         return Err(Problem::TargetForm);
     }
     let framing = match (declared, ended) {

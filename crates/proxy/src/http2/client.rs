@@ -11,6 +11,7 @@ use ripstop_model::reason::Reason;
 use ripstop_model::seam::Ends;
 
 use super::flow::{Inflow, Outflow};
+use super::has_padded_value;
 use super::session::Lease;
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Part, Upstream};
@@ -160,8 +161,9 @@ impl Upstream for Http2 {
             return Poll::Pending;
         };
         if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-            *head = ResponseHead::from_http(&interim.into_parts().0);
-            return Poll::Ready(Ok(Accepted {
+            let (parts, ()) = interim.into_parts();
+            *head = ResponseHead::from_http(&parts);
+            return Poll::Ready(check(&parts, head).map(|()| Accepted {
                 interim: true,
                 keep_alive: true,
                 ..Accepted::default()
@@ -175,7 +177,8 @@ impl Upstream for Http2 {
         let (parts, stream) = answer.into_parts();
         *head = ResponseHead::from_http(&parts);
         let intake = Inflow::new(stream);
-        let accepted = accept(head, self.method, intake.is_done());
+        let ended = intake.is_done();
+        let accepted = check(&parts, head).and_then(|()| accept(head, self.method, ended));
         self.intake = Some(intake);
         Poll::Ready(accepted)
     }
@@ -199,18 +202,27 @@ impl Upstream for Http2 {
     fn finish(self) {}
 }
 
-/// Checks a response head as HTTP/1 would have it: it may have to be written as that.
-fn accept(head: &mut ResponseHead, method: Method, ended: bool) -> Result<Accepted, Error> {
-    let malformed = |what: &str| {
-        let source = format!("the upstream's HTTP/2 response {what}");
-        Err(Error::new(Reason::UpstreamProtocol, Retry::Unknown).because(source))
-    };
+fn malformed<T>(what: &str) -> Result<T, Error> {
+    let source = format!("the upstream's HTTP/2 response {what}");
+    Err(Error::new(Reason::UpstreamProtocol, Retry::Unknown).because(source))
+}
+
+/// What no head may have, an interim one neither (RFC 9113 sections 8.2 and 8.6).
+fn check(parts: &::http::response::Parts, head: &ResponseHead) -> Result<(), Error> {
     if head.status == 101 {
         return malformed("has status 101");
     }
     if head.headers.has_any(Known::HOP_BY_HOP) {
         return malformed("has a connection header");
     }
+    if has_padded_value(&parts.headers) {
+        return malformed("has a field whose value begins or ends with whitespace");
+    }
+    Ok(())
+}
+
+/// Checks a response head as HTTP/1 would have it: it may have to be written as that.
+fn accept(head: &mut ResponseHead, method: Method, ended: bool) -> Result<Accepted, Error> {
     let tunnel = method == Method::Connect && (200..300).contains(&head.status);
     let mut lengths = head.headers.all(Known::ContentLength);
     let length = match (lengths.next(), lengths.next()) {

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
+use super::has_padded_value;
 use crate::exchange::Part;
 use crate::headers::{Headers, InvalidField, Known};
 
@@ -153,6 +154,9 @@ impl Inflow {
         self.done = true;
         match trailers {
             Some(map) => {
+                if has_padded_value(&map) {
+                    return Poll::Ready(Err(Reason::PROTOCOL_ERROR.into()));
+                }
                 let mut trailers = Headers::new();
                 trailers.extend_from_map(&map);
                 sink(Part::Trailers(&trailers));

@@ -12,15 +12,15 @@ use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::http::HttpProxy;
 use tokio::time::Instant;
 
-use super::SEND_BUFFER;
 use super::flow::{Broken, Inflow, Outflow};
 use super::keepalive::Keepalive;
 use super::rewound::Rewound;
+use super::{SEND_BUFFER, has_padded_value};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
 use crate::headers::Known;
-use crate::http;
+use crate::http::{self, Refusal};
 use crate::http1::{Admitted, Framing, Rules, Upgrade, admit_h2};
 use crate::message::{Method, RequestHead, ResponseHead};
 use crate::relay::BACKLOG;
@@ -291,6 +291,7 @@ async fn exchange(
     };
     let (parts, stream) = request.into_parts();
     let mut head = RequestHead::from_http(&parts);
+    let padded = has_padded_value(&parts.headers);
     drop(parts);
     join_cookies(&mut head);
     let rules = Rules {
@@ -300,8 +301,10 @@ async fn exchange(
         websocket: false,
     };
     let intake = Inflow::new(stream);
-    let admitted = match head.headers.len() > proxy.config.limits.max_request_headers as usize {
+    let most = proxy.config.limits.max_request_headers as usize;
+    let admitted = match head.headers.len() > most {
         true => Err(Reason::TooManyRequestHeaders),
+        false if padded => Err(Reason::BadRequest),
         false => admit_h2(&mut head, &rules, intake.is_done()).map_err(|error| error.reason()),
     };
     let mut down = Http2 {
@@ -317,8 +320,11 @@ async fn exchange(
     match admitted {
         Ok(_) => http::serve(&connection, &mut down, &mut timer).await,
         // A malformed message is an error of its stream (RFC 9113 section 8.1.1).
-        Err(Reason::BadRequest) => down.reset(Code::PROTOCOL_ERROR),
-        Err(reason) => http::refuse(&connection, &mut down, reason),
+        Err(reason @ Reason::BadRequest) => {
+            http::refuse(&connection, &mut down, reason, Refusal::Silence);
+            down.reset(Code::PROTOCOL_ERROR);
+        }
+        Err(reason) => http::refuse(&connection, &mut down, reason, Refusal::Answer),
     }
     if down.is_reset_unanswered() {
         down.entered.streams.reset(Instant::now());

@@ -11,3 +11,4 @@ mod replay;
 mod retry;
 mod routing;
 mod serving;
+mod strict;
