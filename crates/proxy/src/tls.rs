@@ -23,6 +23,7 @@ use ripstop_model::snapshot::endpoint::Endpoint;
 use ripstop_model::snapshot::tls::{AutoSni, DownstreamTls, TlsVersion, UpstreamTls};
 use rustls::pki_types::{DnsName, ServerName};
 use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
@@ -32,6 +33,9 @@ use crate::stream::Stream;
 
 /// A handshake that takes longer is given up where the configuration sets no limit.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a peer whose handshake failed may take to hear of it.
+const PARTING: Duration = Duration::from_secs(1);
+
 fn versions(least: TlsVersion, most: TlsVersion) -> Result<Versions, ConfigError> {
     match (least, most) {
         (TlsVersion::V1_3, TlsVersion::V1_3) => Ok(Versions::Tls13),
@@ -126,7 +130,13 @@ impl Terminator {
                 (Some(without_alpn), false) => without_alpn,
                 _ => server.config(),
             };
-            start.into_stream(config.clone()).await
+            match start.into_stream(config.clone()).into_fallible().await {
+                Ok(stream) => Ok(stream),
+                Err((error, stream)) => {
+                    part(stream).await;
+                    Err(error)
+                }
+            }
         };
         let stream = match tokio::time::timeout(self.timeout, shaking).await {
             Ok(Ok(stream)) => stream,
@@ -153,6 +163,19 @@ impl Terminator {
         };
         Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), facts))
     }
+}
+
+/// Ends a connection whose handshake failed so that the peer can read why: with TLS 1.3 it may be sending its first
+/// request already, and closing with that unread would reset the connection and take the alert with it.
+async fn part(mut stream: TcpStream) {
+    let read_on = async {
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whoever sends on after that gets a reset.
+    let _ = tokio::time::timeout(PARTING, read_on).await;
 }
 
 const TIMED_OUT: &str = "the peer did not finish the TLS handshake in time";
