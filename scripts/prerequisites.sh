@@ -2,7 +2,7 @@
 # Installs what `make demo`, `make test` and `make bench` need on a Debian machine that has a Rust toolchain.
 # Says what it installs, says nothing when all is there, and may be run any number of times.
 #
-#   scripts/prerequisites.sh demo|test|bench
+#   scripts/prerequisites.sh demo|test|long|bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -28,6 +28,7 @@ tests=(
   psql:postgresql-client
   musl-gcc:musl-tools       # a static program, for the resolver tests
   go:golang-go              # one that brings a resolver of its own
+  /usr/share/doc/ruby-webrick:ruby-webrick  # a server of a thread per connection
   curl:curl
   runuser:util-linux
 )
@@ -36,7 +37,8 @@ case $want in
   demo) rows=("${build[@]}" "${capture[@]}" "${demo[@]}") ;;
   test) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}") ;;
   bench) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}" wrk:wrk haproxy:haproxy taskset:util-linux) ;;
-  *) die "usage: scripts/prerequisites.sh demo|test|bench" ;;
+  long) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}" javac:default-jdk-headless) ;;
+  *) die "usage: scripts/prerequisites.sh demo|test|long|bench" ;;
 esac
 
 missing=()
@@ -53,7 +55,7 @@ fi
 if ! command -v cargo >/dev/null; then
   die "no cargo in PATH or ~/.cargo/bin. Install a Rust toolchain (https://rustup.rs), then run this again."
 fi
-if [ "$want" = test ]; then
+if [ "$want" = test ] || [ "$want" = long ]; then
   for component in fmt clippy; do
     cargo "$component" --version >/dev/null 2>&1 || {
       say "adding the Rust component $component"

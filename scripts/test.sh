@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-scripts/prerequisites.sh test || exit 1
+scripts/prerequisites.sh "${1:-test}" || exit 1
 export PATH=$PWD/.venv/bin:$PATH
 
 names=() results=() failed=0
@@ -27,7 +27,7 @@ step tidy cargo xtask tidy
 step licences cargo deny check licenses bans sources
 step lint cargo clippy --workspace --all-targets --quiet -- -D warnings
 step tests cargo test --workspace --no-fail-fast
-[ "${1:-}" != long ] || step long cargo test --package ripstop --no-fail-fast --features long
+[ "${1:-}" != long ] || step long cargo test --package ripstop --package ripstop-host --no-fail-fast --features ripstop/long,ripstop-host/long
 
 printf '\n'
 for i in "${!names[@]}"; do printf '%-10s %s\n' "${names[$i]}" "${results[$i]}"; done

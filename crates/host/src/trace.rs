@@ -45,16 +45,16 @@ const REQUEST: u8 = 2;
 struct Hook {
     /// Its place in the mounted folder. Python's has a folder of its own: all of that is put on the search path.
     file: &'static str,
-    text: &'static str,
+    content: &'static [u8],
     /// The variable that leads the runtime to it.
     variable: &'static str,
-    /// Its value in a folder, before what the application has there itself.
+    /// Its value in a folder, beside what the application has there itself.
     value: fn(&str, Option<&str>) -> String,
 }
 
 const NODE: Hook = Hook {
     file: "node.js",
-    text: include_str!("trace/node.js"),
+    content: include_bytes!("trace/node.js"),
     variable: "NODE_OPTIONS",
     value: |folder, own| match own {
         None => format!("--require={folder}/node.js"),
@@ -64,7 +64,7 @@ const NODE: Hook = Hook {
 
 const PYTHON: Hook = Hook {
     file: "python/sitecustomize.py",
-    text: include_str!("trace/sitecustomize.py"),
+    content: include_bytes!("trace/sitecustomize.py"),
     variable: "PYTHONPATH",
     value: |folder, own| match own {
         None => format!("{folder}/python"),
@@ -72,13 +72,27 @@ const PYTHON: Hook = Hook {
     },
 };
 
+/// Last: what the application preloads itself comes before it, and what that calls is seen.
+const PRELOAD: Hook = Hook {
+    file: "preload.so",
+    content: include_bytes!(concat!(env!("OUT_DIR"), "/preload.so")),
+    variable: "LD_PRELOAD",
+    value: |folder, own| match own {
+        None => format!("{folder}/preload.so"),
+        Some(own) => format!("{own}:{folder}/preload.so"),
+    },
+};
+
 fn hook(producer: Producer) -> Option<Hook> {
-    match producer {
-        Producer::Node => Some(NODE),
-        Producer::Python => Some(PYTHON),
-        // Not built yet: nobody asks for them.
-        Producer::Preload | Producer::Kernel => None,
-    }
+    let hook = match producer {
+        Producer::Node => NODE,
+        Producer::Python => PYTHON,
+        Producer::Preload => PRELOAD,
+        // Not built yet: nobody asks for it.
+        Producer::Kernel => return None,
+    };
+    // Empty: not for this processor.
+    (!hook.content.is_empty()).then_some(hook)
 }
 
 /// The table's first bytes.
@@ -215,7 +229,7 @@ pub(crate) fn fill(folder: &Path, producers: &[Producer]) -> io::Result<OwnedFd>
     for hook in producers.iter().copied().filter_map(hook) {
         let path = folder.join(hook.file);
         fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        fs::write(path, hook.text)?;
+        fs::write(path, hook.content)?;
     }
     let path = folder.join("table");
     let table = File::options()
@@ -319,18 +333,25 @@ mod tests {
     }
 
     #[test]
-    fn the_applications_own_settings_come_after_ours() {
+    fn the_applications_own_settings_stay() {
         let mut env = vec![
             ("PYTHONPATH".to_owned(), "/srv/lib".to_owned()),
+            ("LD_PRELOAD".to_owned(), "libjemalloc.so.2".to_owned()),
             ("PATH".to_owned(), "/bin".to_owned()),
         ];
-        set_up(&[Producer::Node, Producer::Python], "/hooks", &mut env);
+        let all = [Producer::Node, Producer::Python, Producer::Preload];
+        set_up(&all, "/hooks", &mut env);
         let value = |name: &str| {
             let found = env.iter().find(|(key, _)| key == name);
             found.map(|(_, value)| value.as_str())
         };
         assert_eq!(value("PYTHONPATH"), Some("/hooks/python:/srv/lib"));
         assert_eq!(value("NODE_OPTIONS"), Some("--require=/hooks/node.js"));
+        let preloaded = match PRELOAD.content.is_empty() {
+            true => "libjemalloc.so.2",
+            false => "libjemalloc.so.2:/hooks/preload.so",
+        };
+        assert_eq!(value("LD_PRELOAD"), Some(preloaded));
         assert_eq!(value("RIPSTOP_TRACE"), Some("/hooks/table"));
         assert_eq!(value("PATH"), Some("/bin"));
     }

@@ -1,9 +1,12 @@
-//! The language hooks against real programs: whom the table blames for each call, and whom the URL says.
+//! The hooks against real programs: whom the table blames for each call, and whom the URL says.
 //!
-//! The work is done by Python programs in `trace/`, which need nothing but python3 and node; all traffic stays on
-//! loopback. By hand: `python3 crates/host/tests/trace/drive.py`, which takes interpreters of other versions.
+//! The work is done by Python programs in `trace/`; all traffic stays on loopback. By hand:
+//! `python3 crates/host/tests/trace/drive.py`, which takes interpreters of other versions.
 
 use std::process::Command;
+
+/// The shared object that the keeper mounts.
+const PRELOAD: &str = concat!(env!("OUT_DIR"), "/preload.so");
 
 /// Runs a program of `trace/`; its output is shown when it fails.
 fn run(name: &str, arguments: &[&str]) {
@@ -26,10 +29,19 @@ fn run(name: &str, arguments: &[&str]) {
 
 #[test]
 fn every_call_is_attributed_to_the_request_that_made_it_or_to_none() {
-    run("drive.py", &["--requests", "2", "--parallel", "6"]);
+    let few = ["--preload", PRELOAD, "--requests", "2", "--parallel", "6"];
+    let kinds = ["python", "node", "ruby", "c", "go"];
+    run("drive.py", &[&few[..], &kinds].concat());
+}
+
+/// The whole table of docs/tracing.md, Java included.
+#[cfg(feature = "long")]
+#[test]
+fn every_call_is_attributed_to_the_request_that_made_it_or_to_none_however_often() {
+    run("drive.py", &["--preload", PRELOAD]);
 }
 
 #[test]
 fn a_program_does_not_notice_its_hook() {
-    run("unnoticed.py", &[]);
+    run("unnoticed.py", &["--preload", PRELOAD]);
 }

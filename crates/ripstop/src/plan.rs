@@ -10,6 +10,7 @@ use ripstop_model::analyze::{Analysis, analyze};
 use ripstop_model::diagnostic::{self, Diagnostic};
 use ripstop_model::intent::Spec;
 use ripstop_model::intent::mesh::{Mesh, MeshService, Readiness, Restart, Workload};
+use ripstop_model::seam::Producer;
 
 use crate::sidecar::Probe;
 
@@ -40,6 +41,8 @@ pub(crate) struct Wanted {
     pub(crate) host_ports: Vec<u16>,
     pub(crate) probe: Option<Probe>,
     pub(crate) restart: Restart,
+    /// Tracing hooks; unset: the mesh's.
+    pub(crate) hooks: Option<Vec<Producer>>,
 }
 
 impl Wanted {
@@ -189,6 +192,7 @@ fn wanted(service: &MeshService, workload: &Workload, replica: u32, folder: &Pat
         host_ports: workload.host_ports.clone(),
         probe: probe(service, workload.readiness.as_ref()),
         restart: workload.restart.unwrap_or(Restart::OnFailure),
+        hooks: None,
     }
 }
 

@@ -331,7 +331,10 @@ impl Replica {
             },
             mask: self.around.mask.clone(),
             resolver: self.around.resolver.clone(),
-            hooks: registered.tracing.hooks.clone(),
+            hooks: match &wanted.hooks {
+                Some(hooks) => hooks.clone(),
+                None => registered.tracing.hooks.clone(),
+            },
         })
     }
 

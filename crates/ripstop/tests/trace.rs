@@ -11,10 +11,11 @@ use ripstop_testkit::process::Guard;
 /// A loaded machine is slow; only a hang takes longer.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "front.js",
     "middle.py",
     "gap.rb",
+    "ruby.rb",
     "leaf.py",
     "ask.py",
     "mesh.yaml",
@@ -73,7 +74,7 @@ fn id(span: &Span) -> Option<String> {
     Some(rest.split('&').next().unwrap_or(rest).to_owned())
 }
 
-/// Five hops, of which the one from `gap` begins a trace of its own.
+/// Eight hops, of which the one from `gap` begins a trace of its own.
 fn judge(number: &str, spans: &[&Span]) {
     let described = || -> Vec<String> {
         let line = |span: &&Span| {
@@ -86,10 +87,10 @@ fn judge(number: &str, spans: &[&Span]) {
     };
     let is_gap = |span: &Span| span.attributes["http.url"].ends_with("by=gap");
     let (gap, main): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|span| is_gap(span));
-    // front, middle, leaf by front, leaf by middle, gap: a client's and a server's span each.
+    // front, middle, gap, ruby, and leaf by front, middle and ruby: a client's and a server's span each.
     assert_eq!(
         (main.len(), gap.len()),
-        (10, 2),
+        (14, 2),
         "{number}: {:#?}",
         described()
     );
@@ -122,10 +123,11 @@ fn judge(number: &str, spans: &[&Span]) {
                 .attributes
                 .get("ripstop.trace.cause")
                 .map(String::as_str);
-            let expected = if caller.starts_with("front") {
-                "node"
-            } else {
-                "python"
+            let (workload, _) = caller.split_once('.').unwrap_or((caller, ""));
+            let expected = match workload {
+                "front" => "node",
+                "ruby" => "preload",
+                _ => "python",
             };
             assert_eq!(cause, Some(expected), "{number}: {:#?}", described());
         }

@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("proxy", &["model", "wire", "identity", "telemetry"]),
     ("control", &["model", "wire", "identity", "telemetry"]),
     ("host", &["model"]),
+    ("preload", &[]),
     ("dashboard", &["model"]),
     (
         "ripstop",

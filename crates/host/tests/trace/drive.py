@@ -16,6 +16,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import mmap
@@ -28,29 +29,58 @@ SHARED = ["immediate", "delayed", "sequential", "fanout", "timer"]
 LATE = ["after", "straggler", "lazy_poller"]
 LOOP = SHARED + ["executor", "pooled"] + LATE
 CALLS = SHARED + ["pool", "upload"] + LATE
-# Program -> its command, and its patterns.
-PYTHON = {
-    "threads": (["threads.py"], SHARED + ["urllib", "executor", "pooled", "reuse", "lazy_worker"] + LATE),
-    "prefork": (["threads.py", "prefork"], ["immediate", "pooled", "after"]),
-    "reactor-hands-over": (["reactor.py", "hands-over"], ["immediate", "pooled"]),
-    "reactor-reads": (["reactor.py", "reads"], ["immediate", "pooled"]),
-    "streams": (["loop.py", "streams"], LOOP),
-    "deadlines": (["loop.py", "deadlines"], LOOP),
-    "per-request": (["loop.py", "per-request"], LOOP),
-    "per-connection": (["loop.py", "per-connection"], LOOP),
+JAVA = SHARED + ["executor", "modern", "after", "straggler"]
+# Kind of program -> name -> its command, where {} is the interpreter, and its patterns.
+PROGRAMS = {
+    "python": {
+        "threads": ("{} threads.py", SHARED + ["urllib", "executor", "pooled", "reuse", "lazy_worker"] + LATE),
+        "prefork": ("{} threads.py prefork", ["immediate", "pooled", "after"]),
+        "reactor-hands-over": ("{} reactor.py hands-over", ["immediate", "pooled"]),
+        "reactor-reads": ("{} reactor.py reads", ["immediate", "pooled"]),
+        "streams": ("{} loop.py streams", LOOP),
+        "deadlines": ("{} loop.py deadlines", LOOP),
+        "per-request": ("{} loop.py per-request", LOOP),
+        "per-connection": ("{} loop.py per-connection", LOOP),
+    },
+    "node": {
+        "fresh": ("{} server.js fresh", CALLS),
+        "agent": ("{} server.js agent", CALLS),
+        "few": ("{} server.js few", CALLS),
+        "fetch": ("{} server.js fetch", CALLS),
+        "cluster": ("{} server.js cluster", ["immediate", "fanout", "after"]),
+    },
+    "ruby": {
+        "webrick": ("{} server.rb webrick", SHARED + ["executor", "pooled", "reuse"] + LATE),
+        "handed": ("{} server.rb handed", ["immediate", "pooled"]),
+    },
+    "java": {
+        "threads": ("{} -cp BUILT Calls threads", JAVA),
+        "pool": ("{} -cp BUILT Calls pool", JAVA),
+    },
+    "c": {
+        "threads": ("BUILT/threads plain", ["immediate", "sequential", "pooled", "after"]),
+        "prefork": ("BUILT/threads fork", ["immediate", "pooled", "after"]),
+    },
+    "go": {
+        "net-http": ("BUILT/server", SHARED + ["after", "straggler"]),
+    },
 }
-NODE = {
-    "fresh": (["server.js", "fresh"], CALLS),
-    "agent": (["server.js", "agent"], CALLS),
-    "few": (["server.js", "few"], CALLS),
-    "fetch": (["server.js", "fetch"], CALLS),
-    "cluster": (["server.js", "cluster"], ["immediate", "fanout", "after"]),
-}
-# Where the hooks cannot know, and so must be silent.
+ELSEWHERE = "another thread makes the call"
+LOOPS = "the program waits for all connections together"
+# Where the hooks cannot know, and so must be silent: in a program, or in one pattern of it.
 SILENT = {
-    ("reactor-reads", "immediate"): "the program's own loop reads many requests and queues them",
-    ("reactor-reads", "pooled"): "the program's own loop reads many requests and queues them",
-    ("per-connection", "after"): "a task that is still busy with the last answer was not woken up by the next request",
+    "python reactor-reads": "the program's own loop reads many requests and queues them",
+    "python per-connection after": "a task that is still busy with the last answer was not woken up by the next request",
+    "ruby webrick fanout": ELSEWHERE,
+    "ruby webrick executor": ELSEWHERE,
+    "ruby webrick timer": ELSEWHERE,
+    "ruby handed": LOOPS,
+    "java threads fanout": ELSEWHERE,
+    "java threads executor": ELSEWHERE,
+    "java threads timer": ELSEWHERE,
+    "java threads modern": ELSEWHERE,
+    "java pool": LOOPS,
+    "go net-http": "nothing is put into a static program",
 }
 
 
@@ -220,20 +250,44 @@ class Sidecar:
         return cell
 
 
-async def program(name, command, hooks, patterns, arguments, table):
+def build(kinds, folder):
+    """Compiles what needs it."""
+    here = lambda name: os.path.join(HERE, name)
+    commands = {
+        "c": ["cc", "-O2", "-pthread", "-o", os.path.join(folder, "threads"), here("threads.c")],
+        "go": ["go", "build", "-o", os.path.join(folder, "server"), here("server.go")],
+        "java": ["javac", "-d", folder, here("Calls.java")],
+    }
+    environment = dict(os.environ, CGO_ENABLED="0")
+    for kind in kinds:
+        if kind in commands:
+            subprocess.run(commands[kind], check=True, env=environment)
+
+
+def environment(arguments, table):
+    """What the keeper sets."""
+    hooks = os.path.abspath(arguments.hooks)
+    found = dict(os.environ, RIPSTOP_TRACE=table.path, PYTHONPATH=hooks)
+    found["NODE_OPTIONS"] = "--require=" + os.path.join(hooks, "node.js")
+    if arguments.preload:
+        found["LD_PRELOAD"] = os.path.abspath(arguments.preload)
+    return found
+
+
+async def program(name, command, patterns, arguments, table):
     """Starts a program and runs its cells. Gives lines to print, and how many cells are not as they should be."""
     sidecar = Sidecar(table)
     leaf = await asyncio.start_server(sidecar.leaf, "127.0.0.1", 0, backlog=256)
-    environment = dict(os.environ, RIPSTOP_TRACE=table.path)
-    environment["NODE_OPTIONS"] = "--require=" + os.path.join(hooks, "node.js")
-    environment["PYTHONPATH"] = hooks
     command = command + [str(leaf.sockets[0].getsockname()[1])]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env=environment(arguments, table), cwd=HERE
+    )
     lines, bad = [], 0
     try:
         port = int(await asyncio.wait_for(process.stdout.readline(), 60))
         for pattern in patterns:
-            line, why = "%-30s %-12s" % (name, pattern), SILENT.get((name.split()[-1], pattern))
+            why = SILENT.get(name) or SILENT.get(name + " " + pattern)
+            line = "%-26s %-12s" % (name, pattern)
             for connections, requests in ((1, arguments.requests), (50, 12 * arguments.requests)):
                 cell = await sidecar.run(port, pattern, connections, requests)
                 share = 100.0 * cell.attributed / cell.calls if cell.calls else 100.0
@@ -251,30 +305,35 @@ async def program(name, command, hooks, patterns, arguments, table):
 async def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hooks", default=os.path.join(HERE, "../../src/trace"))
-    parser.add_argument("--python", action="append", help="an interpreter; default: python3")
-    parser.add_argument("--node", action="append", help="an interpreter; default: node")
+    parser.add_argument("--preload", help="the shared object; without it programs in Ruby, Java and C go without")
+    for kind in ("python", "node", "ruby", "java"):
+        parser.add_argument("--" + kind, action="append", help="an interpreter, as often as there are any")
     parser.add_argument("--requests", type=int, default=12, help="per cell; twelve times as many at 50 in flight")
     parser.add_argument("--pattern", action="append", help="only these")
     parser.add_argument("--parallel", type=int, default=1, help="programs at a time")
-    parser.add_argument("programs", nargs="*", help="only these")
+    parser.add_argument("programs", nargs="*", help="only these kinds, or kind:name")
     arguments = parser.parse_args()
-    hooks, turn = os.path.abspath(arguments.hooks), asyncio.Semaphore(arguments.parallel)
+    turn = asyncio.Semaphore(arguments.parallel)
 
     async def one(*what):
         async with turn:
             return await program(*what, arguments, table)
 
+    def wanted(kind, name):
+        return not arguments.programs or kind in arguments.programs or kind + ":" + name in arguments.programs
+
+    chosen = [(kind, name) for kind, programs in PROGRAMS.items() for name in programs if wanted(kind, name)]
     with tempfile.TemporaryDirectory() as folder:
         table, running = Table(os.path.join(folder, "table")), []
-        for interpreters, programs in ((arguments.python or ["python3"], PYTHON), (arguments.node or ["node"], NODE)):
-            for interpreter in interpreters:
-                for name, (command, patterns) in programs.items():
-                    if not arguments.programs or name in arguments.programs:
-                        command = [interpreter, os.path.join(HERE, command[0])] + command[1:]
-                        chosen = [p for p in patterns if not arguments.pattern or p in arguments.pattern]
-                        title = os.path.basename(interpreter) + " " + name
-                        running.append(asyncio.ensure_future(one(title, command, hooks, chosen)))
-        print("%-43s  %-40s  %s" % ("", "1 in flight", "50 in flight"))
+        build({kind for kind, _ in chosen}, folder)
+        for kind, name in chosen:
+            command, patterns = PROGRAMS[kind][name]
+            default = ["python3" if kind == "python" else kind]
+            for interpreter in getattr(arguments, kind, None) or default:
+                words = command.replace("BUILT", folder).replace("{}", interpreter).split()
+                patterns = [p for p in patterns if not arguments.pattern or p in arguments.pattern]
+                running.append(asyncio.ensure_future(one(kind + " " + name, words, patterns)))
+        print("%-39s  %-40s  %s" % ("", "1 in flight", "50 in flight"))
         failed = 0
         for task in running:
             lines, bad = await task

@@ -1,5 +1,6 @@
 """What a program must not notice of its hook: each check runs a small program with and without it."""
 
+import argparse
 import os
 import socket
 import struct
@@ -12,6 +13,7 @@ import unittest
 from drive import Table
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SETTINGS = ("PYTHONPATH", "NODE_OPTIONS", "LD_PRELOAD", "RIPSTOP_TRACE")
 HOOKS = os.path.abspath(os.path.join(HERE, "../../src/trace"))
 
 
@@ -30,7 +32,7 @@ class Programs(unittest.TestCase):
 
     def run_with(self, command, **environment):
         """Exit code, output and errors of a program."""
-        clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "NODE_OPTIONS", "RIPSTOP_TRACE")}
+        clean = {k: v for k, v in os.environ.items() if k not in SETTINGS}
         done = subprocess.run(
             command, env={**clean, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
@@ -262,5 +264,61 @@ server.listen(0, '127.0.0.1', async () => {
         self.assertEqual((len(calls), self.table.taken()), (1, 0))
 
 
+class Preload(Programs):
+    def build(self, name, *options, compiler="cc"):
+        built = os.path.join(self.folder.name, name[:-2])
+        options = ["-w", *options]
+        subprocess.run([compiler, "-O2", *options, "-o", built, os.path.join(HERE, name)], check=True)
+        return built
+
+    def both(self, *command, **environment):
+        without = self.run_with(command, **environment)
+        self.assertEqual(without[0], 0, without)
+        own = environment.pop("LD_PRELOAD", None)
+        preload = own + ":" + PRELOAD if own else PRELOAD
+        for name, path in [("good", self.table.path), *self.bad_tables()]:
+            with self.subTest(table=name):
+                on = self.run_with(command, LD_PRELOAD=preload, RIPSTOP_TRACE=path, **environment)
+                self.assertEqual(on, without)
+        self.assertEqual(self.run_with(command, LD_PRELOAD=preload, **environment), without)
+        self.assertEqual(self.table.taken(), 0)
+        return without
+
+    def test_calls_give_what_they_gave(self):
+        output = self.both(self.build("calls.c", "-pthread"))[1]
+        self.assertIn("child 256", output)
+        self.assertIn("cancelled 1", output)
+
+    def test_calls_that_are_checked_give_what_they_gave(self):
+        self.both(self.build("calls.c", "-pthread", "-D_FORTIFY_SOURCE=2"))
+
+    def test_a_program_of_another_libc(self):
+        self.both(self.build("calls.c", compiler="musl-gcc"))
+
+    def test_a_static_program(self):
+        self.both(self.build("calls.c", "-static", "-pthread"))
+
+    def test_what_a_user_preloads_stays(self):
+        before = self.build("before.c", "-shared", "-fPIC")
+        output = self.both(self.build("calls.c", "-pthread"), LD_PRELOAD=before)[1]
+        self.assertIn("a connect", output)
+
+    def test_ordinary_programs(self):
+        self.both("sh", "-c", "ls / | sort | head -3; (echo in a subshell) & wait; echo $((1 + 2))")
+        self.both("ruby", "-e", "puts `echo spawned`; system('true'); p Process.wait2(fork { exit 3 })[1].exitstatus")
+
+    def test_runtimes_with_a_hook_of_their_own_get_no_rows(self):
+        calls = []
+        port = self.leaf(calls)
+        call = "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%d').read(); os._exit(0)" % port
+        for preload in ("", PRELOAD):
+            self.run_with([sys.executable, "-c", call], LD_PRELOAD=preload, RIPSTOP_TRACE=self.table.path)
+        self.assertEqual((len(calls), self.table.taken()), (2, 0))
+
+
 if __name__ == "__main__":
-    unittest.main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--preload", required=True, help="the shared object")
+    arguments, rest = parser.parse_known_args()
+    PRELOAD = os.path.abspath(arguments.preload)
+    unittest.main(argv=sys.argv[:1] + rest)

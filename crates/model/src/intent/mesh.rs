@@ -114,14 +114,20 @@ record! {
         node: Option<bool>,
         /// Unset is on.
         python: Option<bool>,
+        /// A shared object for programs of any language whose threads serve one request at a time; unset is on.
+        preload: Option<bool>,
     }
 }
 
 impl Hooks {
     pub fn producers(&self) -> Vec<Producer> {
-        let node = self.node.unwrap_or(false).then_some(Producer::Node);
-        let python = self.python.unwrap_or(true).then_some(Producer::Python);
-        node.into_iter().chain(python).collect()
+        let wanted = [
+            (self.node.unwrap_or(false), Producer::Node),
+            (self.python.unwrap_or(true), Producer::Python),
+            (self.preload.unwrap_or(true), Producer::Preload),
+        ];
+        let wanted = wanted.into_iter().filter(|(wanted, _)| *wanted);
+        wanted.map(|(_, producer)| producer).collect()
     }
 }
 

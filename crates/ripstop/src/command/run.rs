@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use ripstop_control::api::message::{Port, Register, Status};
 use ripstop_host::supervise::Exit;
 use ripstop_model::intent::mesh::Restart;
+use ripstop_model::seam::Producer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -57,6 +58,9 @@ pub(crate) struct Options {
     /// Run it as this user
     #[arg(long)]
     user: Option<String>,
+    /// Tracing hooks, in place of the mesh's: any of node, python, preload, separated by commas, or none
+    #[arg(long, value_name = "HOOKS", value_parser = hooks)]
+    hooks: Option<Hooks>,
     /// The control plane of another host
     #[arg(
         long,
@@ -194,6 +198,7 @@ impl Options {
             host_ports: self.host_ports.clone(),
             probe,
             restart: Restart::Never,
+            hooks: self.hooks.clone().map(|Hooks(hooks)| hooks),
         })
     }
 
@@ -329,9 +334,40 @@ pub(super) fn label(text: &str) -> anyhow::Result<(String, String)> {
     }
 }
 
+/// What clap would take for an option that is given several times, were it a bare list.
+#[derive(Debug, Clone, PartialEq)]
+struct Hooks(Vec<Producer>);
+
+fn hooks(text: &str) -> anyhow::Result<Hooks> {
+    if text == "none" {
+        return Ok(Hooks(Vec::new()));
+    }
+    let named = |name: &str| {
+        let mut all = Producer::ALL.into_iter();
+        let known = all.find(|producer| producer.as_str() == name);
+        known.with_context(|| {
+            let all = Producer::ALL.map(Producer::as_str).join(", ");
+            format!("`{name}` is not a tracing hook: write any of {all}, or none")
+        })
+    };
+    text.split(',')
+        .map(named)
+        .collect::<Result<_, _>>()
+        .map(Hooks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_are_read() {
+        let all = hooks("preload,python").unwrap();
+        assert_eq!(all, Hooks(vec![Producer::Preload, Producer::Python]));
+        assert_eq!(hooks("none").unwrap(), Hooks(Vec::new()));
+        let error = hooks("node,ruby").unwrap_err().to_string();
+        assert!(error.contains("`ruby` is not a tracing hook"), "{error}");
+    }
 
     #[test]
     fn ports_are_read() {

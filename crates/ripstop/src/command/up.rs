@@ -322,6 +322,7 @@ impl Options {
             host_ports: vec![metrics.port()],
             probe: None,
             restart: Restart::Never,
+            hooks: None,
         };
         let (orders, mut news, task) = mesh.guest(wanted, false);
         let mut code = ExitCode::FAILURE;

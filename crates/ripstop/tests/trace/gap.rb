@@ -1,4 +1,4 @@
-# A runtime without a hook: what it calls cannot be attributed, and must not be guessed.
+# Another thread makes the call: it cannot be attributed, and must not be guessed.
 require 'net/http'
 require 'socket'
 
@@ -7,7 +7,7 @@ loop do
   Thread.new(server.accept) do |client|
     path = client.gets.to_s.split[1].to_s
     nil until client.gets.to_s.strip.empty?
-    Net::HTTP.get(URI("http://leaf#{path}&by=gap")) if path.include?('id=')
+    Thread.new { Net::HTTP.get(URI("http://leaf#{path}&by=gap")) }.join if path.include?('id=')
     client.write "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     client.close
   end

@@ -1,4 +1,4 @@
-"""Calls `leaf` and `gap`, one after the other, for every request: a thread per connection, the standard library only."""
+"""Calls `leaf`, `gap` and `ruby`, one after the other, for every request: a thread per connection, the standard library only."""
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
@@ -12,6 +12,7 @@ class Middle(BaseHTTPRequestHandler):
         if number:
             urlopen(f"http://leaf/?id={number}&by=middle").read()
             urlopen(f"http://gap/?id={number}").read()
+            urlopen(f"http://ruby/?id={number}").read()
         self.send_response(200)
         self.send_header("content-length", "0")
         self.end_headers()
