@@ -1,10 +1,10 @@
 //! The oracle suite: one static Envoy v3 bootstrap into a real Envoy and into `ripstop proxy`, the same bytes of
-//! requests to both → the same answers, and the same requests seen by the upstreams.
+//! requests to both → the same answers, the same requests seen by the upstreams, the same counters.
 //!
-//! A case is a folder under `oracle/cases`: `bootstrap.yaml`, `upstreams.yaml` (may be missing) and `requests.yaml`;
-//! `oracle/README.md` says what they hold. All cases run in one process of each program, one program after the other,
-//! so that both are given the very same file with the very same ports. Where ripstop may differ is the closed list in
-//! `oracle/differences.rs`.
+//! A case is a folder under `oracle/cases`; `oracle/README.md` says what it holds. All cases run in one process of each
+//! program, one program after the other, so that both are given the very same file with the very same ports. Where
+//! ripstop may differ is the closed list in `oracle/differences.rs`. That the cases show every field which ripstop
+//! supports is what `oracle/coverage.rs` checks, beside them and in the same processes.
 //!
 //! `CASE=retry cargo test -p ripstop --test oracle` runs the cases whose names contain `retry`; with `SHOW=1` it
 //! prints what Envoy answered.
@@ -13,20 +13,25 @@ mod oracle {
     pub(crate) mod bootstrap;
     pub(crate) mod case;
     pub(crate) mod compare;
+    pub(crate) mod coverage;
     pub(crate) mod differences;
     pub(crate) mod exchange;
     pub(crate) mod message;
     pub(crate) mod script;
     pub(crate) mod subject;
+    pub(crate) mod supported;
 }
 
 use oracle::case::Case;
-use oracle::{bootstrap, compare, differences, exchange, subject};
+use oracle::coverage::{Shown, Table};
+use oracle::exchange::Outcome;
+use oracle::{bootstrap, compare, coverage, differences, exchange, subject};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Cases wait for their upstreams most of the time.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 40;
 
 #[test]
 fn ripstop_answers_as_envoy_does() {
@@ -36,35 +41,80 @@ fn ripstop_answers_as_envoy_does() {
         .filter(|case| case.name.contains(&wanted))
         .collect();
     assert!(!cases.is_empty(), "no case is named like {wanted:?}");
-    let admin = ripstop_testkit::port::reserve();
-    let file = bootstrap::join(&cases, admin.addr());
-
-    let envoy = subject::envoy(&file, admin.addr());
-    let expected = play(&cases);
-    drop(envoy);
-    let ripstop = subject::ripstop(&file, &cases);
-    let actual = play(&cases);
-    drop(ripstop);
+    let table = Table::read();
+    let variants = coverage::variants(&table, &cases);
+    let all: Vec<&Case> = cases
+        .iter()
+        .chain(variants.iter().map(|variant| &variant.case))
+        .collect();
+    let (envoy, ripstop) = both(&all);
 
     let mut wrong = String::new();
-    for ((case, expected), actual) in cases.iter().zip(&expected).zip(&actual) {
+    for ((case, expected), actual) in cases.iter().zip(&envoy).zip(&ripstop) {
         wrong.push_str(&compare::case(case, expected, actual));
         if std::env::var_os("SHOW").is_some() {
             println!("{}", compare::show(case, expected));
         }
     }
+    let played = envoy.iter().zip(&ripstop).skip(cases.len());
+    for (variant, (expected, actual)) in variants.iter().zip(played) {
+        wrong.push_str(&variant.check(&cases, &envoy[variant.of], expected, actual));
+    }
     if wanted.is_empty() {
         wrong.push_str(&compare::unused(&cases));
     }
+    if std::env::var_os("UPDATE").is_some() {
+        coverage::update(table, &cases, &envoy, &both);
+    }
     let allowed = differences::listed();
     assert!(wrong.is_empty(), "\n{wrong}\nallowed to differ:\n{allowed}");
-    println!("{} cases alike, but for\n{allowed}", cases.len());
+    println!(
+        "{} cases and {} variants of them alike, but for\n{allowed}",
+        cases.len(),
+        variants.len()
+    );
+}
+
+#[test]
+fn every_field_that_is_supported_has_its_line_of_coverage() {
+    let table = Table::read();
+    let wrong = table.against_the_decoder();
+    assert!(wrong.is_empty(), "run with UPDATE=1\n{wrong}");
+    let missing = table.0.values().filter(|shown| **shown == Shown::Missing);
+    println!(
+        "{} fields, {} not shown yet",
+        table.0.len(),
+        missing.count()
+    );
+}
+
+#[test]
+fn every_field_that_is_not_supported_is_refused_by_its_path() {
+    let found = coverage::refusals(&Table::read(), &Case::all());
+    // A message that no case has is missing from the coverage of what is supported as well.
+    let (unreached, wrong): (Vec<&str>, Vec<&str>) = found
+        .lines()
+        .partition(|line| line.ends_with("no case has such a message"));
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    println!("{} could be given in no case", unreached.len());
+}
+
+/// Plays every case against Envoy and then against ripstop.
+fn both(cases: &[&Case]) -> (Vec<Outcome>, Vec<Outcome>) {
+    let admin = ripstop_testkit::port::reserve();
+    let file = bootstrap::join(cases, admin.addr());
+    let envoy = subject::envoy(&file, admin.addr());
+    let expected = play(cases, admin.addr());
+    drop(envoy);
+    let ripstop = subject::ripstop(&file, cases);
+    let actual = play(cases, admin.addr());
+    drop(ripstop);
+    (expected, actual)
 }
 
 /// Plays every case against the program that runs now; what happened, in the order of the cases.
-fn play(cases: &[Case]) -> Vec<Vec<exchange::Played>> {
-    let results: Vec<Mutex<Vec<exchange::Played>>> =
-        cases.iter().map(|_| Mutex::default()).collect();
+fn play(cases: &[&Case], admin: SocketAddr) -> Vec<Outcome> {
+    let results: Vec<Mutex<Outcome>> = cases.iter().map(|_| Mutex::default()).collect();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(cases.len()) {
@@ -72,7 +122,7 @@ fn play(cases: &[Case]) -> Vec<Vec<exchange::Played>> {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(index) else { break };
-                    *results[index].lock().expect("one writer") = exchange::play(case);
+                    *results[index].lock().expect("one writer") = exchange::play(case, admin);
                 }
             });
         }

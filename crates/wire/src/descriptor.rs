@@ -22,6 +22,10 @@ impl Descriptors {
     pub(crate) fn message(&self, name: &str) -> Option<MessageDescriptor> {
         self.0.get_message_by_name(name)
     }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = MessageDescriptor> {
+        self.0.all_messages()
+    }
 }
 
 /// The one message outside Envoy's API that `encode` writes, always empty; JSON cannot show an `Any` of unknown type.

@@ -2,7 +2,7 @@
 //!
 //! - [`resource`]: a resource ⇄ its message, by [`decode`] and [`encode`]; `decode(encode(x)) == x`
 //! - [`bootstrap`]: an Envoy v3 bootstrap in YAML or JSON
-//! - [`dump`]: Envoy's `/config_dump`
+//! - [`dump`]: Envoy's `/config_dump`; [`inventory`]: which fields a bootstrap sets
 //! - [`certificate`], [`sds`], [`health`]: Istio's certificate API, secrets for a stock Envoy, gRPC health checks
 //! - [`xds`]: the ADS protocol, client and server, delta and state-of-the-world, without I/O
 
@@ -23,6 +23,7 @@ pub mod descriptor;
 pub mod dump;
 pub mod encode;
 pub mod health;
+pub mod inventory;
 pub mod node;
 mod pb;
 pub mod resource;

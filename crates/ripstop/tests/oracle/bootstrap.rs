@@ -53,6 +53,40 @@ pub(crate) fn fill(case: &str, bootstrap: &mut Value, port: &dyn Fn(&str) -> u16
     });
 }
 
+/// Leaves out what is at a JSON pointer.
+pub(crate) fn cut(bootstrap: &mut Value, at: &str) {
+    let (parent, key) = at.rsplit_once('/').expect("a pointer to something");
+    let key = key.replace("~1", "/").replace("~0", "~");
+    match bootstrap.pointer_mut(parent) {
+        Some(Value::Object(fields)) => {
+            fields.remove(&key);
+        }
+        Some(Value::Array(items)) => {
+            let index: usize = key.parse().expect("an index");
+            if index < items.len() {
+                items.remove(index);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Gives the clusters names of their own, wherever they are named; the names as they were.
+pub(crate) fn mark(bootstrap: &mut Value, mark: &str) -> Vec<String> {
+    let names: Vec<String> = resources(bootstrap, "clusters")
+        .iter()
+        .filter_map(|cluster| Some(cluster["name"].as_str()?.to_owned()))
+        .collect();
+    walk(bootstrap, &mut |value| {
+        if let Some(name) = value.as_str()
+            && names.iter().any(|known| known == name)
+        {
+            *value = format!("{name}{mark}").into();
+        }
+    });
+    names
+}
+
 /// The ports of the listeners.
 pub(crate) fn listeners(bootstrap: &Value) -> BTreeSet<u16> {
     resources(bootstrap, "listeners")
@@ -67,11 +101,11 @@ pub(crate) fn listeners(bootstrap: &Value) -> BTreeSet<u16> {
 }
 
 /// One bootstrap of all cases' resources.
-pub(crate) fn join(cases: &[Case], admin: SocketAddr) -> String {
+pub(crate) fn join(cases: &[&Case], admin: SocketAddr) -> String {
     let mut names = BTreeSet::new();
     let mut listeners = Vec::new();
     let mut clusters = Vec::new();
-    for case in cases {
+    for &case in cases {
         let keys: Vec<&String> = case
             .bootstrap
             .as_object()

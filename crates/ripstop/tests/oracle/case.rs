@@ -18,7 +18,20 @@ pub(crate) struct Case {
     pub(crate) bootstrap: Value,
     pub(crate) steps: Vec<Step>,
     pub(crate) upstreams: Scripted,
+    /// Names of counters and gauges that both must have at the same value in the end.
+    pub(crate) counters: Vec<String>,
     ports: BTreeMap<String, Port>,
+    /// What the clusters of a variant have behind their names.
+    mark: String,
+}
+
+/// A case with something left out of its bootstrap, to be played beside it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cut {
+    /// A JSON pointer.
+    pub(crate) at: String,
+    /// Told apart from the variants that are played beside it.
+    pub(crate) number: usize,
 }
 
 /// One line of `requests.yaml`: a request, or several at once.
@@ -85,6 +98,9 @@ pub(crate) struct Request {
     /// ripstop differs here, by a row of the closed list.
     #[serde(default)]
     pub(crate) differs: Option<Differs>,
+    /// Of a variant: nothing is known of the answer.
+    #[serde(skip)]
+    pub(crate) loose: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -111,10 +127,19 @@ impl Case {
             .map(|entry| entry.expect("a readable folder").path())
             .collect();
         folders.sort();
-        folders.iter().map(|folder| Case::read(folder)).collect()
+        folders
+            .iter()
+            .map(|folder| Case::read(folder, None))
+            .collect()
     }
 
-    fn read(folder: &Path) -> Case {
+    /// The case `name` with something left out; nothing if it has no such place.
+    pub(crate) fn variant(name: &str, cut: &Cut) -> Case {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/cases");
+        Case::read(&folder.join(name), Some(cut))
+    }
+
+    fn read(folder: &Path, cut: Option<&Cut>) -> Case {
         let name = folder
             .file_name()
             .expect("a name")
@@ -140,6 +165,28 @@ impl Case {
         let number = |word: &str| ports[word].number();
         bootstrap::fill(&name, &mut bootstrap, &number);
         let listeners = bootstrap::listeners(&bootstrap);
+        let mut steps = steps(&folder.join("requests.yaml"));
+        let counters = folder.join("counters.yaml");
+        let mut counters: Vec<String> = match counters.exists() {
+            true => yaml(&counters),
+            false => Vec::new(),
+        };
+        let mut mark = String::new();
+        if let Some(cut) = cut {
+            mark = format!("-v{}", cut.number);
+            bootstrap::cut(&mut bootstrap, &cut.at);
+            let names = bootstrap::mark(&mut bootstrap, &mark);
+            steps.iter_mut().for_each(|step| step.loosen(&names, &mark));
+            // The names of connection managers' counters are not marked, and would be those of the case itself.
+            counters.retain(|name| name.starts_with("cluster."));
+            for counter in &mut counters {
+                for name in &names {
+                    let (plain, marked) =
+                        (format!("cluster.{name}."), format!("cluster.{name}{mark}."));
+                    *counter = counter.replace(&plain, &marked);
+                }
+            }
+        }
         let upstreams = Scripted::start(
             words
                 .iter()
@@ -148,12 +195,26 @@ impl Case {
             scripts,
         );
         Case {
-            steps: steps(&folder.join("requests.yaml")),
+            steps,
             name,
             bootstrap,
             upstreams,
+            counters,
             ports,
+            mark,
         }
+    }
+
+    /// A line of an answer without what tells this playing of the case from another.
+    pub(crate) fn neutral(&self, line: &str) -> String {
+        let mut line = line.to_owned();
+        if !self.mark.is_empty() {
+            line = line.replace(&self.mark, "");
+        }
+        for (name, port) in &self.ports {
+            line = line.replace(&format!(":{}", port.number()), &format!(":({name})"));
+        }
+        line
     }
 
     /// The address of a listener.
@@ -161,6 +222,30 @@ impl Case {
         match self.ports.get(name) {
             Some(port) => port.addr(),
             None => panic!("{}: no `AT {name}` in the bootstrap", self.name),
+        }
+    }
+}
+
+impl Step {
+    pub(crate) fn requests(&self) -> &[Request] {
+        match self {
+            Step::Together(group) => group,
+            Step::One(request) => std::slice::from_ref(request),
+        }
+    }
+
+    fn loosen(&mut self, clusters: &[String], mark: &str) {
+        let requests = match self {
+            Step::Together(group) => group.as_mut_slice(),
+            Step::One(request) => std::slice::from_mut(&mut **request),
+        };
+        for request in requests {
+            request.loose = true;
+            for value in request.headers.values_mut() {
+                if clusters.iter().any(|name| value.as_str() == Some(name)) {
+                    *value = format!("{}{mark}", value.as_str().unwrap_or_default()).into();
+                }
+            }
         }
     }
 }

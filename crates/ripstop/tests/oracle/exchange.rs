@@ -1,7 +1,7 @@
 //! The steps of a case, sent to the program that runs now → what was answered and what the upstreams saw.
 
 use std::io::{self, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ripstop_testkit::wait;
@@ -28,8 +28,41 @@ pub(crate) struct Played {
     pub(crate) took: Duration,
 }
 
-/// Plays all steps.
-pub(crate) fn play(case: &Case) -> Vec<Played> {
+/// What came of a case.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) played: Vec<Played>,
+    /// By name, as the case lists them; nothing where the program has none of that name.
+    pub(crate) counters: Vec<(String, Option<u64>)>,
+}
+
+/// Plays all steps, then reads the counters.
+pub(crate) fn play(case: &Case, admin: SocketAddr) -> Outcome {
+    Outcome {
+        played: steps(case),
+        counters: counters(case, admin),
+    }
+}
+
+fn counters(case: &Case, admin: SocketAddr) -> Vec<(String, Option<u64>)> {
+    if case.counters.is_empty() {
+        return Vec::new();
+    }
+    let page = ripstop_testkit::http::get(admin, "admin", "/stats").expect("the admin's counters");
+    let page = page.text();
+    let value = |name: &String| {
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name.as_str())?.strip_prefix(": "));
+        line.and_then(|value| value.trim().parse().ok())
+    };
+    case.counters
+        .iter()
+        .map(|name| (name.clone(), value(name)))
+        .collect()
+}
+
+fn steps(case: &Case) -> Vec<Played> {
     let mut played = Vec::new();
     case.upstreams.take();
     for (index, step) in case.steps.iter().enumerate() {

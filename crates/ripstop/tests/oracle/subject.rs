@@ -21,7 +21,7 @@ pub(crate) struct Ripstop {
 }
 
 /// With one worker as well; returns when every listener accepts.
-pub(crate) fn ripstop(file: &str, cases: &[Case]) -> Ripstop {
+pub(crate) fn ripstop(file: &str, cases: &[&Case]) -> Ripstop {
     let folder = tempfile::tempdir().expect("a folder for the bootstrap");
     let path = folder.path().join("bootstrap.yaml");
     std::fs::write(&path, file).expect("room for the bootstrap");
