@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::snapshot::Fraction;
 use crate::snapshot::cluster::{
-    Breakers, FailurePercentage, Http2, RetryBudget, SuccessRate, Thresholds,
+    Breakers, FailurePercentage, FloodLimits, Http2, RetryBudget, SuccessRate, Thresholds,
 };
 use crate::snapshot::http::{EscapedSlashes, Http1Options};
 use crate::snapshot::http::{HttpLimits, HttpTimeouts, PathOptions, ServerHeader};
@@ -105,6 +105,15 @@ pub mod envoy {
         initial_stream_window: 16 << 20,
         initial_connection_window: 24 << 20,
         keepalive: None,
+        // Envoy's, but for resets: it counts answered streams too, and so allows 1000 and 33 each second.
+        floods: FloodLimits {
+            control_frames: 1000,
+            empty_frames: 1,
+            priority_frames: 100,
+            window_updates: 10,
+            resets: 500,
+            resets_per_second: 100,
+        },
     };
     /// `HttpConnectionManager`'s timers and those of its `common_http_protocol_options`.
     pub const HTTP_TIMEOUTS: HttpTimeouts = HttpTimeouts {

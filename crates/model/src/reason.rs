@@ -186,6 +186,22 @@ reasons! {
     MtlsRequired "mtls_required" 0 16 None, Mesh, "filter_chain_not_found";
     TlsRequired "tls_required" 301 16 None, Mesh, "direct_response";
     FaultAbort "fault_abort" 503 14 Some(FaultInjected), Mesh, "fault_filter_abort";
+    /// PING, SETTINGS and the like beyond `max_outbound_control_frames`. As the other floods it ends an HTTP/2 connection
+    /// with ENHANCE_YOUR_CALM.
+    FloodControl "http2_flood:control_frames" 0 8 Some(DownstreamProtocolError), Downstream, "http2.outbound_control_flood";
+    FloodEmpty "http2_flood:empty_frames" 0 8 Some(DownstreamProtocolError), Downstream, "http2.inbound_empty_frames_flood";
+    FloodPriority "http2_flood:priority_frames" 0 8 Some(DownstreamProtocolError), Downstream, "http2.inbound_priority_frames_flood";
+    FloodWindowUpdate "http2_flood:window_updates" 0 8 Some(DownstreamProtocolError), Downstream, "http2.inbound_window_update_frames_flood";
+    /// Requests reset before they were answered, beyond `stream_reset_burst` and `stream_reset_rate`.
+    FloodReset "http2_flood:resets" 0 8 Some(DownstreamProtocolError), Downstream, "too_many_premature_resets";
+    /// A head in more CONTINUATION frames than its limit has room for.
+    FloodHead "http2_flood:continuation_frames" 0 8 Some(DownstreamProtocolError), Downstream, "http2.header_overflow";
+    /// A request's head that was not whole in time.
+    FloodSlowHead "http2_flood:slow_head" 0 4 Some(DownstreamProtocolError), Downstream, "request_header_overall_timeout";
+    /// What the HTTP/2 codec counts itself: resets that a client provokes, heads many times their limit.
+    FloodCodec "http2_flood:codec" 0 8 Some(DownstreamProtocolError), Downstream, "http2.inbound_flood";
+    /// More interim responses to one request than anybody has a use for.
+    UpstreamInterimFlood "upstream_interim_flood" 502 14 Some(UpstreamProtocolError), Upstream, "upstream_reset_before_response_started{protocol_error}";
     DirectResponse "direct_response" 200 0 None, Mesh, "direct_response";
     Redirected "redirect" 301 0 None, Mesh, "direct_response";
     PreflightAnswered "cors_preflight" 200 0 None, Mesh, "direct_response";

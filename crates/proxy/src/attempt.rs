@@ -37,6 +37,8 @@ use crate::worker::Timer;
 
 /// Bytes of a request body that are kept so that it can be sent again.
 const REPLAY: usize = 64 * 1024;
+/// Interim responses to one attempt: one every few seconds of a long piece of work, and not a flood.
+const INTERIM: u32 = 100;
 
 /// What happened to an attempt.
 pub enum Outcome {
@@ -481,6 +483,7 @@ async fn head<D: Downstream>(
     let mut last = Instant::now();
     // Of this attempt: the client's pace does not count.
     let mut moved = last;
+    let mut interim = 0;
     poll_fn(|cx| {
         let mut held = false;
         loop {
@@ -529,7 +532,7 @@ async fn head<D: Downstream>(
             match up.poll_response(cx, response) {
                 Poll::Ready(Ok(accepted)) if accepted.interim => {
                     moved = Instant::now();
-                    down.inform(response);
+                    inform(down, response, &mut interim)?;
                 }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => break,
@@ -567,6 +570,23 @@ async fn head<D: Downstream>(
         }))
     })
     .await
+}
+
+/// Passes an interim response on, within bounds.
+fn inform<D: Downstream>(
+    down: &mut D,
+    response: &ResponseHead,
+    count: &mut u32,
+) -> Result<(), Error> {
+    *count += 1;
+    if *count > INTERIM {
+        return Err(Error::terminal(Reason::UpstreamInterimFlood));
+    }
+    // A client that does not read is spared what it need not have.
+    if down.backlog() < BACKLOG {
+        down.inform(response);
+    }
+    Ok(())
 }
 
 pub(crate) fn earliest<const N: usize>(moments: [Option<Instant>; N]) -> Option<Instant> {

@@ -5,11 +5,13 @@
 
 pub(crate) mod client;
 mod flow;
+mod guard;
 mod keepalive;
 mod rewound;
 pub mod server;
 mod session;
 
+pub(crate) use guard::Flood;
 pub(crate) use session::{Lease, Session, Sessions, Tell, Waiting};
 
 /// HTTP/2's connection preface (RFC 9113 section 3.4).

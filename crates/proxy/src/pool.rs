@@ -62,6 +62,11 @@ impl Ticket {
         ticket
     }
 
+    /// Of the cluster that it belongs to.
+    pub(crate) fn stats(&self) -> Arc<crate::stats::Cluster> {
+        self.cluster.stats.clone()
+    }
+
     fn breaker(&self) -> &crate::cluster::Breaker {
         self.cluster.breaker_of(self.high)
     }

@@ -11,6 +11,7 @@ use ripstop_telemetry::{Counter, Gauge, Scope, Stats};
 
 use crate::Shared;
 use crate::health::outlier::{Cause, Event};
+use crate::http2::Flood;
 
 /// A struct with a field and a name for each.
 macro_rules! named {
@@ -81,6 +82,14 @@ named! {
         ejections_enforced_success_rate "outlier_detection.ejections_enforced_success_rate",
         ejections_enforced_percentage "outlier_detection.ejections_enforced_failure_percentage",
         ejections_overflow "outlier_detection.ejections_overflow",
+        flood_control "http2.outbound_control_flood",
+        flood_empty "http2.inbound_empty_frames_flood",
+        flood_priority "http2.inbound_priority_frames_flood",
+        flood_window_update "http2.inbound_window_update_frames_flood",
+        flood_reset "http2.inbound_reset_flood",
+        flood_head "http2.header_overflow",
+        flood_slow_head "http2.inbound_slow_head",
+        flood_codec "http2.inbound_flood",
     }
     gauges {
         rq_active "upstream_rq_active",
@@ -126,6 +135,49 @@ named! {
     }
     others {}
 }
+
+named! {
+    /// `http2.…`: of all downstream connections.
+    Http2, of_http2;
+    counters {
+        flood_control "outbound_control_flood",
+        flood_empty "inbound_empty_frames_flood",
+        flood_priority "inbound_priority_frames_flood",
+        flood_window_update "inbound_window_update_frames_flood",
+        flood_reset "inbound_reset_flood",
+        flood_head "header_overflow",
+        flood_slow_head "inbound_slow_head",
+        flood_codec "inbound_flood",
+    }
+    gauges {}
+    others {}
+}
+
+fn of_http2(_all: &str) -> Scope<'_> {
+    Scope::Http2
+}
+
+/// Both name the floods that ended connections.
+macro_rules! counts_floods {
+    ($($of:ident)*) => {
+        $(impl $of {
+            pub fn flood(&self, flood: Flood) -> &Counter {
+                match flood {
+                    Flood::Control => &self.flood_control,
+                    Flood::Empty => &self.flood_empty,
+                    Flood::Priority => &self.flood_priority,
+                    Flood::WindowUpdate => &self.flood_window_update,
+                    Flood::Reset => &self.flood_reset,
+                    Flood::Head => &self.flood_head,
+                    Flood::SlowHead => &self.flood_slow_head,
+                    Flood::Codec => &self.flood_codec,
+                }
+            }
+        })*
+    };
+}
+
+counts_floods! { Cluster Http2 }
 
 /// A limit of the cluster's refused the request.
 pub fn is_overflow(reason: Reason) -> bool {
@@ -353,6 +405,7 @@ pub struct Totals {
     uptime: Gauge,
     concurrency: Gauge,
     connections: Gauge,
+    pub http2: Arc<Http2>,
 }
 
 impl Totals {
@@ -364,6 +417,7 @@ impl Totals {
             uptime: stats.gauge(Scope::Server, "uptime"),
             concurrency: stats.gauge(Scope::Server, "concurrency"),
             connections: stats.gauge(Scope::Server, "total_connections"),
+            http2: Http2::new(stats, ""),
         }
     }
 

@@ -205,6 +205,21 @@ fn huffman_digits(bytes: &[u8]) -> Option<u16> {
     Some(number)
 }
 
+/// The next frame of a stream of bytes. `UnexpectedEof` at its end.
+pub fn read(from: &mut impl Read) -> io::Result<Frame> {
+    let mut head = [0; 9];
+    from.read_exact(&mut head)?;
+    let [a, b, c, kind, flags, stream @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    from.read_exact(&mut payload)?;
+    Ok(Frame {
+        kind,
+        flags,
+        stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
+        payload,
+    })
+}
+
 /// What became of a stream or of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -269,24 +284,9 @@ impl Connection {
             .expect("a limit above zero");
     }
 
-    /// Acknowledges the peer's SETTINGS, as everybody must.
-    pub fn acknowledge(&mut self) {
-        self.send(&frame(kind::SETTINGS, flag::ACK, 0, &[]));
-    }
-
     /// The next frame. `UnexpectedEof` at the connection's end.
     pub fn read(&mut self) -> io::Result<Frame> {
-        let mut head = [0; 9];
-        self.stream.read_exact(&mut head)?;
-        let [a, b, c, kind, flags, stream @ ..] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        self.stream.read_exact(&mut payload)?;
-        Ok(Frame {
-            kind,
-            flags,
-            stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
-            payload,
-        })
+        read(&mut self.stream)
     }
 
     /// Reads until something decides about the stream: its response, its end or the connection's. 1xx are passed over.
@@ -323,12 +323,6 @@ impl Connection {
                 end => return end,
             }
         }
-    }
-}
-
-impl Read for Connection {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer)
     }
 }
 

@@ -246,6 +246,26 @@ pub struct Http2 {
     pub initial_stream_window: u32,
     pub initial_connection_window: u32,
     pub keepalive: Option<Http2Keepalive>,
+    pub floods: FloodLimits,
+}
+
+/// How much of what carries nothing a peer may send before its connection ends. What is earned comes back with real
+/// traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FloodLimits {
+    /// PING, SETTINGS and the like at once, and a tenth of it each second; each stream and each DATA frame earns one
+    /// (`max_outbound_control_frames`).
+    pub control_frames: u32,
+    /// Frames in a row without payload or end (`max_consecutive_inbound_frames_with_empty_payload`).
+    pub empty_frames: u32,
+    /// For each stream (`max_inbound_priority_frames_per_stream`).
+    pub priority_frames: u32,
+    /// For each DATA frame sent (`max_inbound_window_update_frames_per_data_frame_sent`).
+    pub window_updates: u32,
+    /// Requests reset before their answer at once; each answer earns one (`stream_reset_burst`).
+    pub resets: u32,
+    /// And each second (`stream_reset_rate`).
+    pub resets_per_second: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use ripstop_model::snapshot::http::HttpProxy;
 use tokio::time::Instant;
 
 use super::flow::{Broken, Inflow, Outflow};
+use super::guard::{Allowance, Flood, Guard, Violation};
 use super::keepalive::Keepalive;
-use super::rewound::Rewound;
+use super::rewound::{Rewound, Watch};
 use super::{SEND_BUFFER, has_padded_value};
 use crate::connection::Connection;
 use crate::error::Error;
@@ -31,10 +32,10 @@ use crate::worker::Timer;
 const PREFACE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that was told to go away may stay without streams.
 const GOODBYE: Duration = Duration::from_secs(10);
-/// Streams that the client reset before it was answered: so many at once, and so many more each second. Real clients
-/// that cancel much stay below; a rapid-reset flood (CVE-2023-44487) does not.
-const RESETS: f64 = 500.0;
-const RESETS_PER_SECOND: f64 = 50.0;
+/// How long the head of a request may take to be whole, where the configuration sets no limit.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection that ends for a flood may take to be told so.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long, and how much of, a request is still read that was answered before its end.
 const LINGER: Duration = Duration::from_secs(1);
 const SPILT: usize = 256 * 1024;
@@ -63,8 +64,14 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
         .max_concurrent_streams(config.http2.max_concurrent_streams)
         .max_header_list_size(config.limits.max_request_headers_bytes)
         .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        .max_pending_accept_reset_streams(config.http2.floods.resets as usize)
         .max_send_buffer_size(SEND_BUFFER);
-    let shaking = settings.handshake::<_, Bytes>(Rewound::new(early, stream));
+    let now = Instant::now();
+    let most = config.limits.max_request_headers_bytes;
+    let guard = Guard::of_client(config.http2.floods, most, now);
+    let io = Rewound::new(early, stream, guard);
+    let watch = io.watch();
+    let shaking = settings.handshake::<_, Bytes>(io);
     let mut h2 = match tokio::time::timeout(PREFACE_TIME, shaking).await {
         Ok(Ok(h2)) => h2,
         Ok(Err(error)) => {
@@ -78,11 +85,13 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
     let mut driver = Driver {
         keepalive: Keepalive::new(config.http2.keepalive, h2.ping_pong(), now),
         judged: connection.worker.view().version,
-        streams: Rc::new(Streams::new(now)),
+        streams: Rc::new(Streams::new(&config, now)),
+        watch,
         opened: now,
         lifetime: lifetime(&config, &connection),
         served: 0,
         closing: None,
+        broken: None,
         timer: Timer::default(),
         config,
         connection,
@@ -104,6 +113,7 @@ struct Driver {
     connection: Rc<Connection>,
     config: std::sync::Arc<HttpProxy>,
     streams: Rc<Streams>,
+    watch: Rc<Watch>,
     keepalive: Option<Keepalive>,
     /// The version of the tables by which the connection was last allowed.
     judged: u64,
@@ -112,6 +122,8 @@ struct Driver {
     served: u32,
     /// Since when the client has been told to go away.
     closing: Option<Instant>,
+    /// And for what; such a connection is not waited for.
+    broken: Option<Violation>,
     timer: Timer,
 }
 
@@ -122,31 +134,40 @@ struct Streams {
     waiting: Cell<usize>,
     /// When the last one ended.
     idle_since: Cell<Instant>,
-    /// How many more unanswered requests may be reset, as of a moment.
-    patience: Cell<(f64, Instant)>,
+    /// For requests that are reset before they are answered.
+    patience: Cell<Allowance>,
+    /// Why the connection ends, where the client is to blame.
+    flood: Cell<Option<Flood>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Streams {
-    fn new(now: Instant) -> Streams {
+    fn new(config: &HttpProxy, now: Instant) -> Streams {
+        let floods = config.http2.floods;
         Streams {
             active: Cell::new(0),
             waiting: Cell::new(0),
             idle_since: Cell::new(now),
-            patience: Cell::new((RESETS, now)),
+            patience: Cell::new(Allowance::new(floods.resets, floods.resets_per_second, now)),
+            flood: Cell::new(None),
             waker: RefCell::new(None),
         }
     }
 
     /// The client reset a request before it was answered.
     fn reset(&self, now: Instant) {
-        let (left, since) = self.patience.get();
-        let gained = now.saturating_duration_since(since).as_secs_f64() * RESETS_PER_SECOND;
-        self.patience.set(((left + gained).min(RESETS) - 1.0, now));
+        let mut patience = self.patience.get();
+        if !patience.take(now) {
+            self.flood.set(Some(Flood::Reset));
+        }
+        self.patience.set(patience);
     }
 
-    fn is_flooded(&self) -> bool {
-        self.patience.get().0 < 0.0
+    /// A request was answered.
+    fn answered(&self) {
+        let mut patience = self.patience.get();
+        patience.earn();
+        self.patience.set(patience);
     }
 }
 
@@ -204,6 +225,10 @@ impl Driver {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(peer = %self.connection.peer, %error, "HTTP/2 connection failed");
+                    if error.is_library() && error.reason() == Some(Code::ENHANCE_YOUR_CALM) {
+                        let stats = &self.connection.worker.shared.totals.http2;
+                        stats.flood(Flood::Codec).inc();
+                    }
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
@@ -211,9 +236,10 @@ impl Driver {
             }
         }
         let now = Instant::now();
-        if self.streams.is_flooded() {
-            h2.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
-            self.streams.patience.set((RESETS, now));
+        if self.broken.is_none()
+            && let Some(violation) = self.violation(now)
+        {
+            self.break_off(violation, h2);
             self.closing = Some(now);
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -231,6 +257,10 @@ impl Driver {
         match self.timer.poll_expired(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) if self.closing.is_some() => Poll::Ready(()),
+            Poll::Ready(()) if self.violation(Instant::now()).is_some() => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Ready(()) => {
                 h2.graceful_shutdown();
                 self.closing = Some(now);
@@ -238,6 +268,36 @@ impl Driver {
                 Poll::Pending
             }
         }
+    }
+
+    /// What the client does that no connection may go on with.
+    fn violation(&self, now: Instant) -> Option<Violation> {
+        let slow = self.head_deadline().is_some_and(|end| now >= end);
+        let flood = self.streams.flood.get();
+        let flood = flood.or(slow.then_some(Flood::SlowHead));
+        self.watch.violation().or(flood.map(Violation::Flood))
+    }
+
+    /// Ends the connection and every request on it; the client is told the code.
+    fn break_off(&mut self, violation: Violation, h2: &mut Connected) {
+        let connection = &self.connection;
+        let code = match violation {
+            Violation::FrameSize => Code::FRAME_SIZE_ERROR,
+            Violation::Flood(flood) => {
+                let (reason, stats) = (flood.reason(), &connection.worker.shared.totals.http2);
+                tracing::debug!(peer = %connection.peer, %reason, "HTTP/2 connection ended");
+                stats.flood(flood).inc();
+                self.streams.flood.set(Some(flood));
+                Code::ENHANCE_YOUR_CALM
+            }
+        };
+        self.broken = Some(violation);
+        h2.abrupt_shutdown(code);
+    }
+
+    fn head_deadline(&self) -> Option<Instant> {
+        let most = self.config.timeouts.request_headers.unwrap_or(HEAD_TIME);
+        self.watch.unfinished().map(|since| since + most)
     }
 
     /// Whether no further request is to come by this connection.
@@ -262,7 +322,9 @@ impl Driver {
     fn deadline(&self) -> Option<Instant> {
         let idle = self.streams.active.get() == 0;
         let since = self.streams.idle_since.get();
+        let head = self.head_deadline();
         match self.closing {
+            Some(closing) if self.broken.is_some() => Some(closing + FAREWELL),
             Some(closing) => idle.then(|| since.max(closing) + GOODBYE),
             None => {
                 let idle = match idle {
@@ -270,7 +332,7 @@ impl Driver {
                     false => None,
                 };
                 let end = self.lifetime.map(|most| self.opened + most);
-                idle.into_iter().chain(end).min()
+                idle.into_iter().chain(end).chain(head).min()
             }
         }
     }
@@ -289,6 +351,11 @@ async fn exchange(
     let Some(proxy) = &chain.http else {
         return;
     };
+    let mut respond = respond;
+    if is_reset(&mut respond).await {
+        // Nobody waits for the answer any more, so nobody is asked for it.
+        return entered.streams.reset(Instant::now());
+    }
     let (parts, stream) = request.into_parts();
     let mut head = RequestHead::from_http(&parts);
     let padded = has_padded_value(&parts.headers);
@@ -314,6 +381,7 @@ async fn exchange(
         reply: Reply::Awaited(respond),
         entered,
         failed: false,
+        provoked: false,
         spilt: 0,
     };
     let mut timer = Timer::default();
@@ -323,11 +391,14 @@ async fn exchange(
         Err(reason @ Reason::BadRequest) => {
             http::refuse(&connection, &mut down, reason, Refusal::Silence);
             down.reset(Code::PROTOCOL_ERROR);
+            // A reset that the client provoked is as one of its own (CVE-2025-8671).
+            down.provoked = true;
         }
         Err(reason) => http::refuse(&connection, &mut down, reason, Refusal::Answer),
     }
-    if down.is_reset_unanswered() {
-        down.entered.streams.reset(Instant::now());
+    match down.is_reset_unanswered() {
+        true => down.entered.streams.reset(Instant::now()),
+        false => down.entered.streams.answered(),
     }
     let limit = proxy.config.timeouts.stream_idle.unwrap_or(STALLED);
     timer.set(Some(Instant::now() + limit));
@@ -343,6 +414,11 @@ async fn exchange(
     })
     .await;
     down.conclude();
+}
+
+/// Whether the client has reset the stream by now.
+async fn is_reset(respond: &mut SendResponse<Bytes>) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await
 }
 
 /// The crumbs of a cookie are one field for everyone else (RFC 9113 section 8.2.3).
@@ -369,6 +445,8 @@ struct Http2 {
     entered: Entered,
     /// The client reset the stream or went away.
     failed: bool,
+    /// This side reset it, for what the client sent.
+    provoked: bool,
     /// Bytes of the request that nobody wanted.
     spilt: usize,
 }
@@ -389,8 +467,14 @@ impl Http2 {
         }
     }
 
+    /// The client's end is the request's, whichever side ended it.
+    fn gone(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        let flood = self.entered.streams.flood.get();
+        Error::terminal(flood.map_or(Reason::DownstreamClosed, Flood::reason)).because(source)
+    }
+
     fn is_reset_unanswered(&self) -> bool {
-        self.failed && matches!(self.reply, Reply::Awaited(_))
+        self.provoked || (self.failed && matches!(self.reply, Reply::Awaited(_)))
     }
 
     /// Nothing more will be said: a response that is not whole by now never will be, and a request whose rest nobody
@@ -447,10 +531,6 @@ impl Http2 {
     }
 }
 
-fn gone(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::terminal(Reason::DownstreamClosed).because(source)
-}
-
 impl Body for Http2 {
     fn poll_receive(
         &mut self,
@@ -461,7 +541,7 @@ impl Body for Http2 {
             let received = std::task::ready!(self.intake.poll_receive(cx, sink));
             return Poll::Ready(received.map_err(|error| {
                 self.failed = true;
-                gone(error)
+                self.gone(error)
             }));
         }
         let reset = match &mut self.reply {
@@ -472,8 +552,8 @@ impl Body for Http2 {
         let reset = std::task::ready!(reset);
         self.failed = true;
         Poll::Ready(Err(match reset {
-            Ok(code) => gone(Broken::Reset(code)),
-            Err(error) => gone(error),
+            Ok(code) => self.gone(Broken::Reset(code)),
+            Err(error) => self.gone(error),
         }))
     }
 
@@ -496,7 +576,7 @@ impl Body for Http2 {
         self.entered.note(out.backlog());
         flushed.map_err(|broken| {
             self.failed = true;
-            gone(broken)
+            self.gone(broken)
         })
     }
 

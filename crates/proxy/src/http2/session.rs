@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::SEND_BUFFER;
+use super::guard::{Guard, Violation};
 use super::keepalive::Keepalive;
-use super::rewound::{Fault, Rewound};
+use super::rewound::{Rewound, Watch};
 use crate::cluster::Cluster;
 use crate::error::{Error, Retry};
 use crate::pool::{Key, Ticket};
@@ -40,7 +41,7 @@ pub(crate) struct Session {
     idle_since: Cell<Instant>,
     /// Set by the task that drives the connection when it ends.
     closed: Rc<Cell<bool>>,
-    fault: Fault,
+    watch: Rc<Watch>,
 }
 
 impl Session {
@@ -59,8 +60,9 @@ impl Session {
             .max_header_list_size(RESPONSE_HEAD)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false);
-        let io = Rewound::new(Vec::new(), stream);
-        let fault = io.fault();
+        let guard = Guard::of_server(settings.floods, RESPONSE_HEAD, Instant::now());
+        let io = Rewound::new(Vec::new(), stream, guard);
+        let watch = io.watch();
         let shaking = builder.handshake::<_, Bytes>(io);
         let failed =
             |kind, source: String| Err(Error::new(kind, Retry::Unprocessed).because(source));
@@ -72,11 +74,19 @@ impl Session {
         let closed = Rc::new(Cell::new(false));
         let now = Instant::now();
         let mut keepalive = Keepalive::new(settings.keepalive, connection.ping_pong(), now);
-        let told = closed.clone();
+        let (told, watched) = (closed.clone(), watch.clone());
+        let stats = ticket.stats();
         tokio::task::spawn_local(async move {
             let ended = poll_fn(|cx| {
                 if let Poll::Ready(ended) = std::pin::Pin::new(&mut connection).poll(cx) {
                     return Poll::Ready(ended.err());
+                }
+                if let Some(violation) = watched.violation() {
+                    if let Violation::Flood(flood) = violation {
+                        stats.flood(flood).inc();
+                    }
+                    tracing::debug!(?violation, "upstream HTTP/2 connection is given up");
+                    return Poll::Ready(None);
                 }
                 match keepalive.as_mut().map(|alive| alive.poll_gone(cx)) {
                     Some(Poll::Ready(())) => Poll::Ready(None),
@@ -99,7 +109,7 @@ impl Session {
             opened: now,
             idle_since: Cell::new(now),
             closed,
-            fault,
+            watch,
         }))
     }
 
@@ -164,9 +174,11 @@ impl Lease {
         self.reused
     }
 
-    /// What TLS said when the connection broke.
+    /// Why the connection broke, where the codec does not know.
     pub(super) fn fault(&self) -> Option<Reason> {
-        self.session.fault.get()
+        let watch = &self.session.watch;
+        let broke = |_| Reason::UpstreamProtocol;
+        watch.fault().or(watch.violation().map(broke))
     }
 
     pub(super) fn local(&self) -> Option<SocketAddr> {

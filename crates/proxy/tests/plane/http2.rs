@@ -2,15 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::kit::{self, H2Server, Reply, TO_A, bootstrap, start, start_as};
+use crate::kit::{self, H2, H2Server, Reply, TO_A, bootstrap, start, start_as};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, StatusCode};
 use ripstop_testkit::http::Client;
 use ripstop_testkit::upstream::{Step, Upstream, response};
 use ripstop_testkit::wait;
-
-const H2: &str = "    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        explicit_http_config: {http2_protocol_options: {}}\n";
 
 async fn client(running: &ripstop_proxy::Running) -> SendRequest<Bytes> {
     let address = running.address("l").expect("bound");

@@ -1,5 +1,6 @@
 //! What the integration tests share: bootstraps, proxies in this process, an HTTP/2 server, a mesh's authority.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -13,7 +14,9 @@ use ripstop_model::snapshot::http::HttpProxy;
 use ripstop_model::snapshot::listener::Terminal;
 use ripstop_proxy::{Identity, Options, Running, stats};
 use ripstop_telemetry::Registry;
+use ripstop_testkit::frames::{self, flag, kind};
 use ripstop_testkit::http::Client;
+use ripstop_testkit::upstream::Upstream;
 use ripstop_testkit::wait;
 
 /// A listener `l` whose table is `routes` (YAML, indented by twelve), and clusters on the given ports.
@@ -173,6 +176,59 @@ impl Mesh {
             trust: Trust::new(self.0.bundle().unwrap()),
         }
     }
+}
+
+/// A cluster's settings: HTTP/2 by prior knowledge.
+pub(crate) const H2: &str = "    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        explicit_http_config: {http2_protocol_options: {}}\n";
+
+/// An HTTP/2 server that answers each request with the same frames, right or wrong.
+pub(crate) struct Frames(Upstream);
+
+impl Frames {
+    /// The frames are written for stream 1; a request gets them under its own number.
+    pub(crate) fn start(frames: Vec<u8>) -> Frames {
+        Frames(Upstream::tcp(move |conversation| {
+            let mut preface = [0; frames::PREFACE.len()];
+            conversation.read_exact(&mut preface)?;
+            conversation.write_all(&frames::settings(&[]))?;
+            loop {
+                let frame = frames::read(conversation)?;
+                match frame.kind {
+                    kind::SETTINGS if frame.flags & flag::ACK == 0 => {
+                        conversation.write_all(&frames::frame(
+                            kind::SETTINGS,
+                            flag::ACK,
+                            0,
+                            &[],
+                        ))?;
+                    }
+                    kind::HEADERS => conversation.write_all(&on_stream(&frames, frame.stream))?,
+                    _ => {}
+                }
+            }
+        }))
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.0.port()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.0.connections()
+    }
+}
+
+fn on_stream(frames: &[u8], stream: u32) -> Vec<u8> {
+    let mut bytes = frames.to_vec();
+    let mut at = 0;
+    while let Some([a, b, c, _, _, number @ ..]) = bytes.get(at..at + 9) {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        if *number == [0, 0, 0, 1] {
+            bytes[at + 5..at + 9].copy_from_slice(&stream.to_be_bytes());
+        }
+        at += 9 + length;
+    }
+    bytes
 }
 
 /// What an [`H2Server`] answers.

@@ -1,6 +1,7 @@
 //! The data plane in this process, on loopback, from a bootstrap to bytes.
 
 mod drain;
+mod floods;
 mod http2;
 mod isolation;
 mod kit;

@@ -18,6 +18,18 @@ use crate::kit::{H2Server, Reply, bootstrap, edit, options, serve, start};
 /// Reasons that end connections rather than requests, or that need a mesh: shown by other tests.
 const ELSEWHERE: &[(Reason, &str)] = &[
     (
+        Reason::FloodControl,
+        "floods end HTTP/2 connections: shown in `floods`",
+    ),
+    (Reason::FloodEmpty, "as above"),
+    (Reason::FloodPriority, "as above"),
+    (Reason::FloodWindowUpdate, "as above"),
+    (Reason::FloodReset, "as above"),
+    (Reason::FloodHead, "as above"),
+    (Reason::FloodCodec, "as above"),
+    (Reason::FloodSlowHead, "as above"),
+    (Reason::UpstreamInterimFlood, "as above"),
+    (
         Reason::ListenerNotFound,
         "a connection without a chain is closed",
     ),

@@ -55,6 +55,8 @@ pub enum Scope<'a> {
     ListenerManager,
     ClusterManager,
     Server,
+    /// HTTP/2 of all downstream connections.
+    Http2,
     /// A metric of Istio's or ripstop's own: the name is the Prometheus name, labels follow.
     Own(&'a [(&'a str, &'a str)]),
 }
@@ -82,6 +84,7 @@ impl Scope<'_> {
             Scope::ListenerManager => ("listener_manager.".into(), "envoy_listener_manager_", None),
             Scope::ClusterManager => ("cluster_manager.".into(), "envoy_cluster_manager_", None),
             Scope::Server => ("server.".into(), "envoy_server_", None),
+            Scope::Http2 => ("http2.".into(), "envoy_http2_", None),
             Scope::Own(_) => (String::new(), "", None),
         }
     }

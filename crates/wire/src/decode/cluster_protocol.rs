@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_model::defaults::envoy;
-use ripstop_model::snapshot::cluster::{Http1, Http2, Http2Keepalive, Protocol, Transport};
+use ripstop_model::snapshot::cluster::{
+    FloodLimits, Http1, Http2, Http2Keepalive, Protocol, Transport,
+};
 use ripstop_model::snapshot::tls::{AutoSni, Roots, UpstreamTls};
 
 use super::{Decoding, fields, is};
@@ -188,22 +190,26 @@ pub(super) fn preserve_case(
 #[allow(deprecated)]
 pub(super) fn http2(cx: &mut Decoding, m: Option<core::Http2ProtocolOptions>) -> Http2 {
     let m = m.unwrap_or_default();
-    // The flood limits are Envoy's own; ripstop's are fixed and stricter.
     fields!(cx, m => core::Http2ProtocolOptions {
         max_concurrent_streams, initial_stream_window_size, initial_connection_window_size,
-        connection_keepalive,
-    }
-    ignore { allow_connect, allow_metadata, custom_settings_parameters }
-    inert {
-        hpack_table_size, max_outbound_frames, max_outbound_control_frames,
+        connection_keepalive, max_outbound_control_frames,
         max_consecutive_inbound_frames_with_empty_payload,
         max_inbound_priority_frames_per_stream,
         max_inbound_window_update_frames_per_data_frame_sent,
+        stream_reset_burst, stream_reset_rate,
+    }
+    ignore { allow_connect, allow_metadata, custom_settings_parameters }
+    inert {
+        hpack_table_size, max_outbound_frames,
         stream_error_on_invalid_http_messaging, override_stream_error_on_invalid_http_message,
         use_oghttp2_codec, max_metadata_size, enable_huffman_encoding, max_header_field_size_kb,
-        disallow_obs_text, stream_reset_burst, stream_reset_rate,
+        disallow_obs_text,
     });
     let or = |v: Option<google::UInt32Value>, default| v.map_or(default, |v| v.value);
+    let long = |v: Option<google::UInt64Value>, default| {
+        v.map_or(default, |v| u32::try_from(v.value).unwrap_or(u32::MAX))
+    };
+    let floods = envoy::HTTP2.floods;
     let keepalive = cx.optional("connection_keepalive", connection_keepalive, |cx, m| {
         fields!(cx, m => core::KeepaliveSettings { interval, timeout }
             ignore { connection_idle_interval }
@@ -225,6 +231,23 @@ pub(super) fn http2(cx: &mut Decoding, m: Option<core::Http2ProtocolOptions>) ->
             envoy::HTTP2.initial_connection_window,
         ),
         keepalive,
+        floods: FloodLimits {
+            control_frames: or(max_outbound_control_frames, floods.control_frames),
+            empty_frames: or(
+                max_consecutive_inbound_frames_with_empty_payload,
+                floods.empty_frames,
+            ),
+            priority_frames: or(
+                max_inbound_priority_frames_per_stream,
+                floods.priority_frames,
+            ),
+            window_updates: or(
+                max_inbound_window_update_frames_per_data_frame_sent,
+                floods.window_updates,
+            ),
+            resets: long(stream_reset_burst, floods.resets),
+            resets_per_second: long(stream_reset_rate, floods.resets_per_second),
+        },
     }
 }
 

@@ -2,8 +2,8 @@
 
 use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::cluster::{
-    Breakers, Cluster, Discovery, Dns, DnsFamily, HealthCheck, Http1, Http2, LbCommon, LbPolicy,
-    Outlier, Probe, Protocol, SlowStart, TcpKeepalive, Thresholds,
+    Breakers, Cluster, Discovery, Dns, DnsFamily, FloodLimits, HealthCheck, Http1, Http2, LbCommon,
+    LbPolicy, Outlier, Probe, Protocol, SlowStart, TcpKeepalive, Thresholds,
 };
 use ripstop_model::snapshot::tls::{AutoSni, UpstreamTls};
 
@@ -437,6 +437,14 @@ pub(super) fn preserve_case() -> core::http1_protocol_options::HeaderKeyFormat {
 }
 
 pub(super) fn http2(h: &Http2) -> core::Http2ProtocolOptions {
+    // Where they are what an unset field means anyway, they are left out.
+    let floods = (h.floods != envoy::HTTP2.floods).then_some(h.floods);
+    let limit = |of: fn(FloodLimits) -> u32| floods.and_then(|floods| uint(of(floods)));
+    let long = |of: fn(FloodLimits) -> u32| {
+        floods.map(|floods| google::UInt64Value {
+            value: of(floods).into(),
+        })
+    };
     core::Http2ProtocolOptions {
         max_concurrent_streams: uint(h.max_concurrent_streams),
         initial_stream_window_size: uint(h.initial_stream_window),
@@ -446,6 +454,12 @@ pub(super) fn http2(h: &Http2) -> core::Http2ProtocolOptions {
             timeout: Some(duration(k.timeout)),
             ..Default::default()
         }),
+        max_outbound_control_frames: limit(|floods| floods.control_frames),
+        max_consecutive_inbound_frames_with_empty_payload: limit(|floods| floods.empty_frames),
+        max_inbound_priority_frames_per_stream: limit(|floods| floods.priority_frames),
+        max_inbound_window_update_frames_per_data_frame_sent: limit(|floods| floods.window_updates),
+        stream_reset_burst: long(|floods| floods.resets),
+        stream_reset_rate: long(|floods| floods.resets_per_second),
         ..Default::default()
     }
 }

@@ -403,12 +403,12 @@ fn broken() -> Vec<(&'static str, Vec<u8>, u32)> {
         (
             "half a setting",
             frame(kind::SETTINGS, 0, 0, &[0; 5]),
-            UNNAMED,
+            code::FRAME_SIZE_ERROR,
         ),
         (
             "an acknowledgement with settings",
             frame(kind::SETTINGS, flag::ACK, 0, &[0; 6]),
-            UNNAMED,
+            code::FRAME_SIZE_ERROR,
         ),
         (
             "ENABLE_PUSH of two",
@@ -438,7 +438,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>, u32)> {
         (
             "PING of seven bytes",
             frame(kind::PING, 0, 0, &[0; 7]),
-            UNNAMED,
+            code::FRAME_SIZE_ERROR,
         ),
         (
             "GOAWAY on a stream",
@@ -448,7 +448,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>, u32)> {
         (
             "WINDOW_UPDATE of three bytes",
             frame(kind::WINDOW_UPDATE, 0, 0, &[0; 3]),
-            UNNAMED,
+            code::FRAME_SIZE_ERROR,
         ),
         (
             "the connection's window opens by nothing",
@@ -463,7 +463,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>, u32)> {
         (
             "RST_STREAM of three bytes",
             [open.clone(), half(kind::RST_STREAM, &[0; 3])].concat(),
-            UNNAMED,
+            code::FRAME_SIZE_ERROR,
         ),
         (
             "a frame above the limit",
@@ -478,7 +478,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>, u32)> {
         (
             "padding without its length",
             [open.clone(), frame(kind::DATA, flag::PADDED, 1, &[])].concat(),
-            UNNAMED,
+            code::FRAME_SIZE_ERROR,
         ),
         (
             "an index that is not in the table",

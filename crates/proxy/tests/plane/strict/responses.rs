@@ -1,16 +1,9 @@
 //! Responses that no client may see: 502 or a reset, and a connection that is not used again, over both versions.
 
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use ripstop_testkit::frames::{self, Connection, block, flag, frame, headers, kind, settings};
+use ripstop_testkit::frames::{self, block, flag, frame, headers, kind};
 use ripstop_testkit::upstream::{Step, Upstream};
 
-use crate::kit::{TO_A, bootstrap, client, start};
-
-const H2: &str = "    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        explicit_http_config: {http2_protocol_options: {}}\n";
+use crate::kit::{Frames, H2, TO_A, bootstrap, client, start};
 
 /// Rows: what the upstream says, and what the client gets; 0: a connection that breaks off.
 #[rustfmt::skip]
@@ -80,57 +73,6 @@ fn bytes_after_a_response_belong_to_no_request() {
         for round in 1..=3 {
             assert_eq!(client.get("a", "/").text(), "mine");
             assert_eq!(up.connections(), round);
-        }
-    }
-}
-
-/// An HTTP/2 server that answers each request with the same frames, and counts its connections.
-struct Scripted {
-    port: u16,
-    connections: Arc<AtomicUsize>,
-}
-
-fn scripted(frames: Vec<u8>) -> Scripted {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = connections.clone();
-    std::thread::spawn(move || {
-        // Ends with the test's process: nobody connects any more.
-        while let Ok((stream, _)) = listener.accept() {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let frames = frames.clone();
-            std::thread::spawn(move || converse(stream, &frames));
-        }
-    });
-    Scripted { port, connections }
-}
-
-fn converse(stream: TcpStream, frames: &[u8]) {
-    let mut writer = stream.try_clone().unwrap();
-    let mut connection = Connection::on(stream);
-    let mut preface = [0; 24];
-    if std::io::Read::read_exact(&mut connection, &mut preface).is_err() {
-        return;
-    }
-    let _ = writer.write_all(&settings(&[]));
-    while let Ok(frame) = Connection::read(&mut connection) {
-        match frame.kind {
-            kind::SETTINGS if frame.flags & flag::ACK == 0 => connection.acknowledge(),
-            kind::HEADERS => {
-                // The frames are written for stream 1; the others get them under their own number.
-                let mut bytes = frames.to_vec();
-                let mut at = 0;
-                while let Some([a, b, c, _, _, number @ ..]) = bytes.get(at..at + 9) {
-                    let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-                    if *number == [0, 0, 0, 1] {
-                        bytes[at + 5..at + 9].copy_from_slice(&frame.stream.to_be_bytes());
-                    }
-                    at += 9 + length;
-                }
-                let _ = writer.write_all(&bytes);
-            }
-            _ => {}
         }
     }
 }
@@ -238,14 +180,14 @@ fn http2() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
 fn malformed_http2_responses_are_502() {
     let mut wrong = Vec::new();
     for (what, said, status, lives) in http2() {
-        let up = scripted(said);
-        let running = start(&bootstrap("", TO_A, &[("a", &[up.port], H2)]), 1);
+        let up = Frames::start(said);
+        let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], H2)]), 1);
         let mut got = Vec::new();
         for _ in 0..2 {
             let answer = client(&running).request("GET", "a", "/", &[], b"");
             got.push(answer.map_or(0, |answer| answer.status));
         }
-        let connections = up.connections.load(Ordering::SeqCst);
+        let connections = up.connections();
         if got != [status; 2] || connections != if lives { 1 } else { 2 } {
             wrong.push(format!(
                 "{what}: {got:?} over {connections} connections, not {status}"

@@ -133,6 +133,14 @@ impl Entropy {
                 interval: e.duration(),
                 timeout: e.duration(),
             }),
+            floods: FloodLimits {
+                control_frames: self.u32(),
+                empty_frames: self.u32(),
+                priority_frames: self.u32(),
+                window_updates: self.u32(),
+                resets: self.u32(),
+                resets_per_second: self.u32(),
+            },
         }
     }
 
