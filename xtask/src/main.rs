@@ -1,6 +1,8 @@
-//! What is done twice: `cargo xtask tidy` checks the crate edges and the invariants, `cargo xtask bench` measures.
+//! What is done twice: `cargo xtask tidy` checks the crate edges and the invariants, `cargo xtask bench` measures,
+//! `cargo xtask order` renews the order of the binary's functions.
 
 mod bench;
+mod order;
 mod tidy;
 
 use std::path::Path;
@@ -9,13 +11,15 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask tidy                check the crate edges and the invariants of ARCHITECTURE.md
        cargo xtask bench [SECTION…]    measure target/release/ripstop (or RIPSTOP_BIN) beside its peers: binary, http,
-                                       connect, memory";
+                                       connect, memory
+       cargo xtask order               renew crates/ripstop/sidecar.order (needs valgrind; some minutes)";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy::run(root()?),
         ["bench", ref sections @ ..] => bench::run(root()?, sections),
+        ["order"] => order::run(root()?).map(|()| ExitCode::SUCCESS),
         ["bench-peer", ref arguments @ ..] => bench::peer(arguments),
         _ => {
             eprintln!("{USAGE}");
