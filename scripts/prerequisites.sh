@@ -36,7 +36,7 @@ tests=(
 case $want in
   demo) rows=("${build[@]}" "${capture[@]}" "${demo[@]}") ;;
   test) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}") ;;
-  bench) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}" wrk:wrk haproxy:haproxy taskset:util-linux) ;;
+  bench) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}" wrk:wrk haproxy:haproxy openssl:openssl taskset:util-linux) ;;
   long) rows=("${build[@]}" "${capture[@]}" "${demo[@]}" "${tests[@]}" javac:default-jdk-headless) ;;
   *) die "usage: scripts/prerequisites.sh demo|test|long|bench" ;;
 esac

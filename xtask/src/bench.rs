@@ -12,6 +12,7 @@ mod http;
 mod mesh;
 mod peer;
 mod process;
+mod relay;
 mod report;
 
 pub(crate) use peer::run as peer;

@@ -1,6 +1,6 @@
 //! What runs inside a measured mesh: servers that hardly do anything, and the client that times them.
 //!
-//! `cargo xtask bench-peer serve KIND PORT` and `… dial ROUNDS TARGET…` and `… use HOST…`. A target is
+//! `cargo xtask bench-peer serve KIND PORT` and `… dial ROUNDS TARGET…` and `… use HOST…` and `… relay PORT TO`. A target is
 //! `NAME=KIND=HOST:PORT`; each round dials a server of this process's own beside every target. One line of output per
 //! dial: `NAME µs`, or `NAME hang`.
 
@@ -37,7 +37,8 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
             }
             linger()?;
         }
-        _ => bail!("bench-peer takes serve, dial or use"),
+        ["relay", port, to] => super::relay::run(port.parse()?, to.parse()?)?,
+        _ => bail!("bench-peer takes serve, dial, use or relay"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -54,7 +54,7 @@ pub(crate) fn unused(cases: &[Case]) -> String {
         .collect();
     BEHAVIOUR
         .iter()
-        .filter(|(id, _)| !used.iter().any(|by| *by == *id))
+        .filter(|(id, _)| !used.contains(id))
         .map(|(id, _)| format!("differences.rs: no case differs by {id}; remove the row\n"))
         .collect()
 }

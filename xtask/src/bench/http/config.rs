@@ -1,0 +1,221 @@
+//! The same job for every proxy → its configuration file.
+
+use std::fmt::Write;
+use std::path::Path;
+
+/// What a proxy is to do.
+#[derive(Clone, Copy)]
+pub(super) enum Job<'f> {
+    /// Plain HTTP in, plain HTTP to `to`.
+    Hop { to: u16 },
+    /// As a hop, by the last of so many routes, allowed by the last of so many rules.
+    Policies {
+        to: u16,
+        routes: usize,
+        rules: usize,
+    },
+    /// Plain HTTP in, TLS with a client's certificate to `to`. Keys and certificates are in the folder.
+    Originate { to: u16, keys: &'f Path },
+    /// That TLS in, plain HTTP to `to`.
+    Terminate { to: u16, keys: &'f Path },
+}
+
+impl Job<'_> {
+    fn to(self) -> u16 {
+        match self {
+            Job::Hop { to }
+            | Job::Policies { to, .. }
+            | Job::Originate { to, .. }
+            | Job::Terminate { to, .. } => to,
+        }
+    }
+}
+
+/// The trust domain's names, as the mesh writes them.
+pub(super) const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
+pub(super) const SERVER: &str = "spiffe://cluster.local/ns/default/sa/server";
+
+/// For ripstop and Envoy: one listener, one cluster, and what a mesh always has on (retries, outlier detection, a check of
+/// the peer's identity).
+pub(super) fn bootstrap(port: u16, job: Job<'_>) -> String {
+    let to = job.to();
+    let mut listener_tls = String::new();
+    let mut cluster_tls = String::new();
+    let mut filters = String::new();
+    let mut routes = String::new();
+    match job {
+        Job::Hop { .. } => {}
+        Job::Policies {
+            routes: count,
+            rules,
+            ..
+        } => {
+            for at in 1..count {
+                routes += &route(&format!("/route-{at}/"));
+            }
+            filters = rbac(rules);
+        }
+        Job::Originate { keys, .. } => {
+            let context = common_tls(keys, "client", SERVER);
+            cluster_tls = tls(
+                "    ",
+                "UpstreamTlsContext",
+                &format!("sni: server, {context}"),
+            );
+        }
+        Job::Terminate { keys, .. } => {
+            let context = common_tls(keys, "server", CLIENT);
+            let context = format!("require_client_certificate: true, {context}");
+            listener_tls = tls("      ", "DownstreamTlsContext", &context);
+        }
+    }
+    routes += &route("/");
+    format!(
+        r#"
+static_resources:
+  listeners:
+  - name: bench
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          route_config:
+            virtual_hosts:
+            - name: b
+              domains: ["*"]
+              routes:
+{routes}          http_filters:
+{filters}          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+{listener_tls}  clusters:
+  - name: b
+    type: STATIC
+    outlier_detection: {{consecutive_5xx: 5}}
+{cluster_tls}    load_assignment:
+      cluster_name: b
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {to}}}}}}}}}]}}]
+"#
+    )
+}
+
+fn route(prefix: &str) -> String {
+    format!(
+        "              - {{match: {{prefix: {prefix}}}, route: {{cluster: b, retry_policy: {{retry_on: connect-failure, num_retries: 2}}}}}}\n"
+    )
+}
+
+fn rbac(rules: usize) -> String {
+    let mut text = String::from(
+        "          - name: envoy.filters.http.rbac\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n              rules:\n                action: ALLOW\n                policies:\n",
+    );
+    for at in 1..=rules {
+        // The last one lets in what is sent.
+        let path = match at == rules {
+            true => "/".to_owned(),
+            false => format!("/route-{at}/"),
+        };
+        // A `String` takes everything.
+        let _ = writeln!(
+            text,
+            "                  rule-{at:03}: {{permissions: [{{and_rules: {{rules: [{{header: {{name: ':method', string_match: {{exact: GET}}}}}}, {{url_path: {{path: {{exact: {path}}}}}}}]}}}}], principals: [{{any: true}}]}}"
+        );
+    }
+    text
+}
+
+fn common_tls(keys: &Path, own: &str, peer: &str) -> String {
+    let keys = keys.display();
+    format!(
+        "common_tls_context: {{tls_certificates: [{{certificate_chain: {{filename: {keys}/{own}.pem}}, private_key: {{filename: {keys}/{own}.key}}}}], \
+         validation_context: {{trusted_ca: {{filename: {keys}/ca.pem}}, match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: '{peer}'}}}}]}}}}"
+    )
+}
+
+fn tls(indent: &str, kind: &str, context: &str) -> String {
+    format!(
+        "{indent}transport_socket: {{name: envoy.transport_sockets.tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}, {context}}}}}\n"
+    )
+}
+
+pub(super) fn nginx(folder: &Path, port: u16, job: Job<'_>) -> String {
+    let to = job.to();
+    let (listen, scheme) = match job {
+        Job::Hop { .. } | Job::Policies { .. } => (String::new(), "http"),
+        Job::Originate { keys, .. } => {
+            let keys = keys.display();
+            let own = format!(
+                "proxy_ssl_certificate {keys}/client.pem; proxy_ssl_certificate_key {keys}/client.key; \
+                 proxy_ssl_trusted_certificate {keys}/ca.pem; proxy_ssl_verify on; proxy_ssl_name server; \
+                 proxy_ssl_protocols TLSv1.3;"
+            );
+            (own, "https")
+        }
+        Job::Terminate { keys, .. } => {
+            let keys = keys.display();
+            let own = format!(
+                "ssl_certificate {keys}/server.pem; ssl_certificate_key {keys}/server.key; \
+                 ssl_client_certificate {keys}/ca.pem; ssl_verify_client on; ssl_protocols TLSv1.3;"
+            );
+            (own, "http")
+        }
+    };
+    let ssl = if matches!(job, Job::Terminate { .. }) {
+        " ssl"
+    } else {
+        ""
+    };
+    let server = format!(
+        "upstream b {{ server 127.0.0.1:{to}; keepalive 64; }}\n\
+         server {{ listen 127.0.0.1:{port}{ssl}; {listen} location / {{ proxy_pass {scheme}://b; proxy_http_version 1.1; \
+         proxy_set_header Connection ''; }} }}"
+    );
+    nginx_around(folder, port, &server)
+}
+
+/// What answers: 5 bytes, 16 KiB of announced length, and 16 KiB in chunks.
+pub(super) fn backend(folder: &Path, port: u16) -> String {
+    let root = folder.display();
+    let server = format!(
+        "server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; location = / {{ return 200 'hello'; }}\n\
+         location = /16k {{ }} location = /chunked {{ alias {root}/16k; ssi on; ssi_types *; }} }}"
+    );
+    nginx_around(folder, port, &server)
+}
+
+fn nginx_around(folder: &Path, port: u16, server: &str) -> String {
+    let folder = folder.display();
+    format!(
+        "daemon off; master_process off; pid {folder}/nginx-{port}.pid; error_log {folder}/nginx-{port}.log;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{ access_log off; keepalive_requests 1000000;\n{server} }}\n"
+    )
+}
+
+pub(super) fn haproxy(port: u16, job: Job<'_>) -> String {
+    let to = job.to();
+    let (bind, server) = match job {
+        Job::Hop { .. } | Job::Policies { .. } => (String::new(), String::new()),
+        Job::Originate { keys, .. } => {
+            let keys = keys.display();
+            let server = format!(
+                "ssl crt {keys}/client.both ca-file {keys}/ca.pem verify required sni str(server) verifyhost server"
+            );
+            (String::new(), server)
+        }
+        Job::Terminate { keys, .. } => {
+            let keys = keys.display();
+            let bind = format!(
+                "ssl crt {keys}/server.both ca-file {keys}/ca.pem verify required ssl-min-ver TLSv1.3"
+            );
+            (bind, String::new())
+        }
+    };
+    format!(
+        "global\n  nbthread 1\n\
+         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
+         listen bench\n  bind 127.0.0.1:{port} {bind}\n  server b 127.0.0.1:{to} {server}\n"
+    )
+}
