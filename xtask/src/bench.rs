@@ -14,12 +14,14 @@ mod peer;
 mod process;
 mod relay;
 mod report;
+mod subject;
+mod tcp;
 
 pub(crate) use peer::run as peer;
 use report::Report;
 
 /// The parts of a run, in its order.
-const SECTIONS: [&str; 4] = ["binary", "http", "connect", "memory"];
+const SECTIONS: [&str; 5] = ["binary", "http", "tcp", "connect", "memory"];
 
 /// Measures `sections`, all when there are none.
 pub(crate) fn run(root: &Path, sections: &[&str]) -> anyhow::Result<ExitCode> {
@@ -45,6 +47,9 @@ pub(crate) fn run(root: &Path, sections: &[&str]) -> anyhow::Result<ExitCode> {
     }
     if wanted("http") {
         http::measure(root, &ripstop, &mut report)?;
+    }
+    if wanted("tcp") {
+        tcp::measure(root, &ripstop, &mut report)?;
     }
     if wanted("connect") {
         mesh::connect(&ripstop, &mut report)?;

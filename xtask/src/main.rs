@@ -11,7 +11,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask tidy                check the crate edges and the invariants of ARCHITECTURE.md
        cargo xtask bench [SECTION…]    measure target/release/ripstop (or RIPSTOP_BIN) beside its peers: binary, http,
-                                       connect, memory
+                                       tcp, connect, memory
        cargo xtask order               renew crates/ripstop/sidecar.order (needs valgrind; some minutes)";
 
 fn main() -> anyhow::Result<ExitCode> {

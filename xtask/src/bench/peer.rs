@@ -1,6 +1,6 @@
 //! What runs inside a measured mesh: servers that hardly do anything, and the client that times them.
 //!
-//! `cargo xtask bench-peer serve KIND PORT` and `… dial ROUNDS TARGET…` and `… use HOST…` and `… relay PORT TO`. A target is
+//! `cargo xtask bench-peer serve KIND PORT` and `… dial ROUNDS TARGET…` and `… use HOST…` and `… relay PORT TO`, `… pour PORT MIB` and `… drink PORT`. A target is
 //! `NAME=KIND=HOST:PORT`; each round dials a server of this process's own beside every target. One line of output per
 //! dial: `NAME µs`, or `NAME hang`.
 
@@ -37,10 +37,47 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
             }
             linger()?;
         }
+        ["pour", port, mib] => pour(
+            &TcpListener::bind(("127.0.0.1", port.parse()?))?,
+            mib.parse()?,
+        )?,
+        ["drink", port] => println!("{}", drink(port.parse()?)?),
         ["relay", port, to] => super::relay::run(port.parse()?, to.parse()?)?,
-        _ => bail!("bench-peer takes serve, dial, use or relay"),
+        _ => bail!("bench-peer takes serve, dial, use, pour, drink or relay"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sends so much to everybody that asks with a byte.
+fn pour(listener: &TcpListener, mib: usize) -> anyhow::Result<()> {
+    let bytes = vec![b'x'; 1 << 20];
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let mut asked = [0];
+        if stream.read_exact(&mut asked).is_err() {
+            continue;
+        }
+        for _ in 0..mib {
+            if stream.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks, and counts what comes.
+fn drink(port: u16) -> anyhow::Result<usize> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"?")?;
+    let mut buffer = vec![0; 256 * 1024];
+    let mut total = 0;
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(total),
+            count => total += count,
+        }
+    }
 }
 
 /// Who speaks first, and how.

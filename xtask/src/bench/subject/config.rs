@@ -3,32 +3,30 @@
 use std::fmt::Write;
 use std::path::Path;
 
-/// What a proxy is to do.
+/// What a proxy is to do: take what comes, and pass it on to `to`.
 #[derive(Clone, Copy)]
-pub(super) enum Job<'f> {
-    /// Plain HTTP in, plain HTTP to `to`.
-    Hop { to: u16 },
-    /// As a hop, by the last of so many routes, allowed by the last of so many rules.
-    Policies {
-        to: u16,
+pub(super) struct Job<'f> {
+    pub(super) to: u16,
+    pub(super) kind: Kind,
+    pub(super) tls: Tls<'f>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// By the last of so many routes, allowed by the last of so many rules.
+    Http {
         routes: usize,
         rules: usize,
     },
-    /// Plain HTTP in, TLS with a client's certificate to `to`. Keys and certificates are in the folder.
-    Originate { to: u16, keys: &'f Path },
-    /// That TLS in, plain HTTP to `to`.
-    Terminate { to: u16, keys: &'f Path },
+    Tcp,
 }
 
-impl Job<'_> {
-    fn to(self) -> u16 {
-        match self {
-            Job::Hop { to }
-            | Job::Policies { to, .. }
-            | Job::Originate { to, .. }
-            | Job::Terminate { to, .. } => to,
-        }
-    }
+/// Mutual TLS. Keys and certificates are in the folder.
+#[derive(Clone, Copy)]
+pub(super) enum Tls<'f> {
+    None,
+    Originate(&'f Path),
+    Terminate(&'f Path),
 }
 
 /// The trust domain's names, as the mesh writes them.
@@ -38,38 +36,26 @@ pub(super) const SERVER: &str = "spiffe://cluster.local/ns/default/sa/server";
 /// For ripstop and Envoy: one listener, one cluster, and what a mesh always has on (retries, outlier detection, a check of
 /// the peer's identity).
 pub(super) fn bootstrap(port: u16, job: Job<'_>) -> String {
-    let to = job.to();
-    let mut listener_tls = String::new();
-    let mut cluster_tls = String::new();
-    let mut filters = String::new();
-    let mut routes = String::new();
-    match job {
-        Job::Hop { .. } => {}
-        Job::Policies {
-            routes: count,
-            rules,
-            ..
-        } => {
-            for at in 1..count {
-                routes += &route(&format!("/route-{at}/"));
-            }
-            filters = rbac(rules);
+    let to = job.to;
+    let (listener_tls, cluster_tls) = match job.tls {
+        Tls::None => (String::new(), String::new()),
+        Tls::Originate(keys) => {
+            let context = format!("sni: server, {}", common_tls(keys, "client", SERVER));
+            (String::new(), tls("    ", "UpstreamTlsContext", &context))
         }
-        Job::Originate { keys, .. } => {
-            let context = common_tls(keys, "client", SERVER);
-            cluster_tls = tls(
-                "    ",
-                "UpstreamTlsContext",
-                &format!("sni: server, {context}"),
-            );
-        }
-        Job::Terminate { keys, .. } => {
+        Tls::Terminate(keys) => {
             let context = common_tls(keys, "server", CLIENT);
             let context = format!("require_client_certificate: true, {context}");
-            listener_tls = tls("      ", "DownstreamTlsContext", &context);
+            (
+                tls("      ", "DownstreamTlsContext", &context),
+                String::new(),
+            )
         }
-    }
-    routes += &route("/");
+    };
+    let filter = match job.kind {
+        Kind::Tcp => TCP.to_owned(),
+        Kind::Http { routes, rules } => manager(routes, rules),
+    };
     format!(
         r#"
 static_resources:
@@ -78,7 +64,33 @@ static_resources:
     address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
     filter_chains:
     - filters:
-      - name: envoy.filters.network.http_connection_manager
+{filter}{listener_tls}  clusters:
+  - name: b
+    type: STATIC
+    outlier_detection: {{consecutive_5xx: 5}}
+{cluster_tls}    load_assignment:
+      cluster_name: b
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {to}}}}}}}}}]}}]
+"#
+    )
+}
+
+const TCP: &str = r#"      - name: envoy.filters.network.tcp_proxy
+        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: bench, cluster: b}
+"#;
+
+fn manager(count: usize, rules: usize) -> String {
+    let routes: String = (1..count)
+        .map(|at| route(&format!("/route-{at}/")))
+        .collect();
+    let routes = routes + &route("/");
+    let filters = if rules > 0 {
+        rbac(rules)
+    } else {
+        String::new()
+    };
+    format!(
+        r#"      - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: bench
@@ -90,13 +102,6 @@ static_resources:
 {routes}          http_filters:
 {filters}          - name: envoy.filters.http.router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-{listener_tls}  clusters:
-  - name: b
-    type: STATIC
-    outlier_detection: {{consecutive_5xx: 5}}
-{cluster_tls}    load_assignment:
-      cluster_name: b
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {to}}}}}}}}}]}}]
 "#
     )
 }
@@ -141,10 +146,10 @@ fn tls(indent: &str, kind: &str, context: &str) -> String {
 }
 
 pub(super) fn nginx(folder: &Path, port: u16, job: Job<'_>) -> String {
-    let to = job.to();
-    let (listen, scheme) = match job {
-        Job::Hop { .. } | Job::Policies { .. } => (String::new(), "http"),
-        Job::Originate { keys, .. } => {
+    let to = job.to;
+    let (listen, scheme) = match job.tls {
+        Tls::None => (String::new(), "http"),
+        Tls::Originate(keys) => {
             let keys = keys.display();
             let own = format!(
                 "proxy_ssl_certificate {keys}/client.pem; proxy_ssl_certificate_key {keys}/client.key; \
@@ -153,7 +158,7 @@ pub(super) fn nginx(folder: &Path, port: u16, job: Job<'_>) -> String {
             );
             (own, "https")
         }
-        Job::Terminate { keys, .. } => {
+        Tls::Terminate(keys) => {
             let keys = keys.display();
             let own = format!(
                 "ssl_certificate {keys}/server.pem; ssl_certificate_key {keys}/server.key; \
@@ -162,7 +167,7 @@ pub(super) fn nginx(folder: &Path, port: u16, job: Job<'_>) -> String {
             (own, "http")
         }
     };
-    let ssl = if matches!(job, Job::Terminate { .. }) {
+    let ssl = if matches!(job.tls, Tls::Terminate(_)) {
         " ssl"
     } else {
         ""
@@ -195,17 +200,17 @@ fn nginx_around(folder: &Path, port: u16, server: &str) -> String {
 }
 
 pub(super) fn haproxy(port: u16, job: Job<'_>) -> String {
-    let to = job.to();
-    let (bind, server) = match job {
-        Job::Hop { .. } | Job::Policies { .. } => (String::new(), String::new()),
-        Job::Originate { keys, .. } => {
+    let to = job.to;
+    let (bind, server) = match job.tls {
+        Tls::None => (String::new(), String::new()),
+        Tls::Originate(keys) => {
             let keys = keys.display();
             let server = format!(
                 "ssl crt {keys}/client.both ca-file {keys}/ca.pem verify required sni str(server) verifyhost server"
             );
             (String::new(), server)
         }
-        Job::Terminate { keys, .. } => {
+        Tls::Terminate(keys) => {
             let keys = keys.display();
             let bind = format!(
                 "ssl crt {keys}/server.both ca-file {keys}/ca.pem verify required ssl-min-ver TLSv1.3"
@@ -213,9 +218,13 @@ pub(super) fn haproxy(port: u16, job: Job<'_>) -> String {
             (bind, String::new())
         }
     };
+    let mode = match job.kind {
+        Kind::Http { .. } => "http",
+        Kind::Tcp => "tcp",
+    };
     format!(
         "global\n  nbthread 1\n\
-         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
+         defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
          listen bench\n  bind 127.0.0.1:{port} {bind}\n  server b 127.0.0.1:{to} {server}\n"
     )
 }

@@ -1,0 +1,232 @@
+//! A proxy and its peers, or pairs of them, ready to be measured: processes, ports, keys, configuration.
+//!
+//! Each proxy has one worker pinned to processor 0; load and backend share the others.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use super::process::{Running, cpu, pinned, rss, wait_for};
+use config::{Job, Kind, Tls};
+
+mod config;
+
+pub(super) const BACKEND: u16 = 18_200;
+const BODY: usize = 16 * 1024;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Hop,
+    /// Two proxies, mutual TLS between them.
+    Pair,
+    /// ripstop alone: with few routes and rules, and with many.
+    Policies,
+    TcpHop,
+    TcpPair,
+}
+
+/// A proxy under measurement, or a pair of them.
+pub(super) struct Subject {
+    pub(super) name: &'static str,
+    pub(super) port: u16,
+    processes: Vec<Running>,
+    /// Before its first request, MiB.
+    pub(super) idle: f64,
+    /// Microseconds of CPU per request, and requests per second.
+    pub(super) costs: Vec<f64>,
+    pub(super) rates: Vec<f64>,
+}
+
+impl Subject {
+    pub(super) fn cpu(&self) -> anyhow::Result<f64> {
+        let mut seconds = 0.0;
+        for process in &self.processes {
+            seconds += cpu(process.pid())?.as_secs_f64();
+        }
+        Ok(seconds)
+    }
+
+    pub(super) fn rss(&self) -> f64 {
+        self.processes
+            .iter()
+            .map(|process| rss(process.pid()))
+            .sum()
+    }
+}
+
+/// What all workloads stand on.
+pub(super) struct Ground<'g> {
+    root: &'g Path,
+    ripstop: &'g Path,
+    folder: &'g Path,
+    /// The processors of load and backend.
+    pub(super) others: String,
+}
+
+impl<'g> Ground<'g> {
+    pub(super) fn new(
+        root: &'g Path,
+        ripstop: &'g Path,
+        folder: &'g Path,
+    ) -> anyhow::Result<Ground<'g>> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        ensure!(
+            cpus > 1,
+            "one processor is not enough: load and backend would disturb what is measured"
+        );
+        keys(folder)?;
+        let others = format!("1-{}", cpus - 1);
+        Ok(Ground {
+            root,
+            ripstop,
+            folder,
+            others,
+        })
+    }
+
+    pub(super) fn subjects(&self, shape: Shape) -> anyhow::Result<Vec<Subject>> {
+        let names: &[&str] = match shape {
+            Shape::Hop => &["ripstop", "envoy", "nginx", "haproxy", "relay"],
+            Shape::Pair => &["ripstop", "envoy", "nginx", "haproxy"],
+            Shape::TcpHop => &["ripstop", "envoy", "haproxy", "relay"],
+            Shape::TcpPair => &["ripstop", "envoy", "haproxy"],
+            Shape::Policies => &["ripstop", "ripstop, 1 route"],
+        };
+        let mut subjects = Vec::new();
+        for (at, name) in names.iter().copied().enumerate() {
+            let port = BACKEND + 1 + 2 * at as u16;
+            let (to, keys) = (BACKEND, self.folder);
+            let http = |routes, rules| Kind::Http { routes, rules };
+            let (kind, pair) = match shape {
+                Shape::Hop => (http(1, 0), false),
+                Shape::Pair => (http(1, 0), true),
+                Shape::Policies if at == 0 => (http(500, 50), false),
+                Shape::Policies => (http(1, 1), false),
+                Shape::TcpHop => (Kind::Tcp, false),
+                Shape::TcpPair => (Kind::Tcp, true),
+            };
+            let job = |to, tls| Job { to, kind, tls };
+            let jobs = match pair {
+                false => vec![(port, job(to, Tls::None))],
+                true => vec![
+                    (port + 1, job(to, Tls::Terminate(keys))),
+                    (port, job(port + 1, Tls::Originate(keys))),
+                ],
+            };
+            let mut processes = Vec::new();
+            for (port, job) in jobs {
+                let process = Running::start(&mut self.proxy(name, port, job)?)?;
+                wait_for(port).with_context(|| format!("{name} does not listen on {port}"))?;
+                processes.push(process);
+            }
+            let mut subject = Subject {
+                name,
+                port,
+                processes,
+                idle: f64::NAN,
+                costs: Vec::new(),
+                rates: Vec::new(),
+            };
+            subject.idle = subject.rss();
+            subjects.push(subject);
+        }
+        Ok(subjects)
+    }
+
+    fn proxy(&self, name: &str, port: u16, job: Job<'_>) -> anyhow::Result<Command> {
+        let file = self.folder.join(format!("{port}.yaml"));
+        let mut command = pinned("0");
+        let text = match name {
+            "envoy" => {
+                let arguments = ["--concurrency", "1", "--disable-hot-restart", "-c"];
+                command.arg(envoy(self.root)?).args(arguments).arg(&file);
+                config::bootstrap(port, job)
+            }
+            "nginx" => {
+                command.args(["nginx", "-c"]).arg(&file);
+                config::nginx(self.folder, port, job)
+            }
+            "haproxy" => {
+                command.args(["haproxy", "-db", "-f"]).arg(&file);
+                config::haproxy(port, job)
+            }
+            "relay" => {
+                command.arg(std::env::current_exe()?);
+                command.args(["bench-peer", "relay"]);
+                command.args([port.to_string(), BACKEND.to_string()]);
+                String::new()
+            }
+            _ => {
+                let arguments = ["proxy", "--workers", "1", "--bootstrap"];
+                command.arg(self.ripstop).args(arguments).arg(&file);
+                config::bootstrap(port, job)
+            }
+        };
+        fs::write(&file, text)?;
+        Ok(command)
+    }
+
+    pub(super) fn backend(&self) -> anyhow::Result<Running> {
+        let file = self.folder.join("backend.conf");
+        fs::write(&file, config::backend(self.folder, BACKEND))?;
+        fs::write(self.folder.join("16k"), vec![b'x'; BODY])?;
+        let running = Running::start(pinned(&self.others).args(["nginx", "-c"]).arg(&file))?;
+        wait_for(BACKEND).context("nginx does not listen: run scripts/prerequisites.sh bench")?;
+        Ok(running)
+    }
+}
+
+/// An authority and what a client and a server show each other: P-256, as the mesh has them.
+fn keys(folder: &Path) -> anyhow::Result<()> {
+    let openssl = |arguments: &str| -> anyhow::Result<()> {
+        let output = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(folder)
+            .output()
+            .context("openssl cannot be started: run scripts/prerequisites.sh bench")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "openssl {arguments}: {said}");
+        Ok(())
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(&format!(
+        "req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /O=cluster.local"
+    ))?;
+    for (name, identity) in [("client", config::CLIENT), ("server", config::SERVER)] {
+        fs::write(
+            folder.join(format!("{name}.ext")),
+            format!(
+                "subjectAltName=URI:{identity},DNS:{name}\nextendedKeyUsage=serverAuth,clientAuth\n"
+            ),
+        )?;
+        openssl(&format!(
+            "req -new {key} -keyout {name}.key -out {name}.csr -subj /O=cluster.local"
+        ))?;
+        openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.pem"
+        ))?;
+        let both =
+            ["pem", "key"].map(|kind| fs::read_to_string(folder.join(format!("{name}.{kind}"))));
+        let [certificate, key] = both;
+        fs::write(folder.join(format!("{name}.both")), certificate? + &key?)?;
+    }
+    Ok(())
+}
+
+fn envoy(root: &Path) -> anyhow::Result<PathBuf> {
+    let libraries = root.join(".venv/lib");
+    let found = fs::read_dir(&libraries)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|file| file.is_file());
+    found.with_context(|| {
+        format!(
+            "no Envoy under {}: run scripts/prerequisites.sh bench",
+            libraries.display()
+        )
+    })
+}
