@@ -20,6 +20,8 @@ pub enum Kind {
     Opened = 3,
     /// Opened here, and speaks HTTP/1.
     Outbound = 4,
+    /// Opened here, and speaks something else.
+    Opaque = 5,
 }
 
 const NO_SLOT: u32 = u32::MAX;
@@ -52,6 +54,7 @@ impl Connection {
             2 => Kind::Inbound,
             3 => Kind::Opened,
             4 => Kind::Outbound,
+            5 => Kind::Opaque,
             _ => Kind::Other,
         }
     }
@@ -137,7 +140,7 @@ impl<'m> Connections<'m> {
             return;
         }
         let slot = connection.slot.load(Ordering::Relaxed);
-        if connection.kind() == Kind::Outbound && slot != NO_SLOT {
+        if slot != NO_SLOT {
             self.table.free(slot, &connection.ends());
         }
         connection.kind.store(Kind::Other as u32, Ordering::Release);
@@ -163,7 +166,7 @@ impl<'m> Connections<'m> {
                     self.silence();
                 }
             }
-            Kind::Other | Kind::Listener | Kind::Opened => {}
+            Kind::Other | Kind::Listener | Kind::Opened | Kind::Opaque => {}
         }
     }
 
@@ -184,8 +187,17 @@ impl<'m> Connections<'m> {
         serve(next);
     }
 
+    /// A connection was opened. For which request is said at once: what that is worth for bytes that are not HTTP, the
+    /// sidecar knows.
+    pub fn opened(&self, descriptor: i32, process: u32, ends: &Ends) {
+        self.begin(descriptor, Kind::Opened, process, ends);
+        if let (Some(connection), Some(mine)) = (self.of(descriptor), self.serving()) {
+            self.say(connection, Some(mine));
+        }
+    }
+
     /// Something is about to be written; `start` gives its first bytes.
-    pub fn write(&self, descriptor: i32, start: [u8; 3], local: impl FnOnce() -> Option<Ends>) {
+    pub fn write(&self, descriptor: i32, start: [u8; 3]) {
         let Some(connection) = self.of(descriptor) else {
             return;
         };
@@ -200,19 +212,14 @@ impl<'m> Connections<'m> {
             }
             Kind::Opened => {
                 let http = start[0].is_ascii_uppercase() && start != *b"PRI";
-                match local().filter(|_| http) {
-                    Some(ends) => {
-                        connection.name(&ends);
-                        connection
-                            .kind
-                            .store(Kind::Outbound as u32, Ordering::Release);
-                        self.mark(connection);
-                    }
-                    None => connection.kind.store(Kind::Other as u32, Ordering::Release),
+                let kind = if http { Kind::Outbound } else { Kind::Opaque };
+                connection.kind.store(kind as u32, Ordering::Release);
+                if http {
+                    self.mark(connection);
                 }
             }
             Kind::Outbound => self.mark(connection),
-            Kind::Other | Kind::Listener => {}
+            Kind::Other | Kind::Listener | Kind::Opaque => {}
         }
     }
 
@@ -233,6 +240,12 @@ impl<'m> Connections<'m> {
         if serves == named && outbound.serves_received.load(Ordering::Relaxed) == received {
             return;
         }
+        self.say(outbound, mine);
+    }
+
+    fn say(&self, outbound: &Connection, mine: Option<(Serving, &Connection)>) {
+        let named = mine.as_ref().map_or(NOBODY, |(serving, _)| name(*serving));
+        let received = mine.as_ref().map_or(0, |(serving, _)| serving.received);
         let served = mine.as_ref().map(|(serving, inbound)| Served {
             inbound: inbound.ends(),
             received: serving.received,

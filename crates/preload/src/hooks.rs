@@ -1,7 +1,6 @@
 //! The socket calls that programs make, by their names: each does its work and calls the function that it stands before.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
-use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
@@ -147,35 +146,35 @@ fn process() -> u32 {
     unsafe { libc::getpid() as u32 }
 }
 
-/// Of a connected TCP socket; `None` for any other.
-fn ends(descriptor: c_int) -> Option<Ends> {
-    kept(|| {
-        let mut names = [MaybeUninit::<[u32; 8]>::zeroed(), MaybeUninit::zeroed()];
-        let mut ends = [0; 9];
-        for (side, name) in names.iter_mut().enumerate() {
-            let mut length = 32;
-            let asked = [libc::getsockname, libc::getpeername];
-            // SAFETY: the buffer is as large as told, and all zeros is a value of it.
-            let words = unsafe {
-                if asked[side & 1](descriptor, name.as_mut_ptr().cast(), &mut length) != 0 {
-                    return None;
-                }
-                name.assume_init()
-            };
-            let (family, port) = (words[0] & 0xffff, (words[0] >> 16).swap_bytes() >> 16);
-            let address = match family {
-                libc::AF_INET => [0, 0, 0xffff_0000, words[1]],
-                libc::AF_INET6 => [words[2], words[3], words[4], words[5]],
-                _ => return None,
-            };
-            let at = 4 * side;
-            for (to, word) in ends.iter_mut().skip(at).zip(address) {
-                *to = word;
-            }
-            ends[8] |= port << (16 * side);
+/// A `sockaddr`, as far as it is read.
+type Name = [u32; 8];
+
+/// Both ends of a TCP connection; `None` for any other socket.
+fn ends(local: &Name, remote: &Name) -> Option<Ends> {
+    let mut ends = [0; 9];
+    for (side, name) in [local, remote].into_iter().enumerate() {
+        let (family, port) = (name[0] & 0xffff, (name[0] >> 16).swap_bytes() >> 16);
+        let address = match family {
+            libc::AF_INET => [0, 0, 0xffff_0000, name[1]],
+            libc::AF_INET6 => [name[2], name[3], name[4], name[5]],
+            _ => return None,
+        };
+        for (to, word) in ends.iter_mut().skip(4 * side).zip(address) {
+            *to = word;
         }
-        Some(ends)
-    })
+        ends[8] |= port << (16 * side);
+    }
+    Some(ends)
+}
+
+type Ask = unsafe extern "C" fn(c_int, *mut c_void, *mut u32) -> c_int;
+
+fn name(descriptor: c_int, ask: Ask) -> Option<Name> {
+    let mut name = [0; 8];
+    let mut length = size_of::<Name>() as u32;
+    // SAFETY: the buffer is as large as told.
+    let done = kept(|| unsafe { ask(descriptor, name.as_mut_ptr().cast(), &mut length) });
+    (done == 0).then_some(name)
 }
 
 /// Whether a descriptor is a socket for streams between hosts.
@@ -209,8 +208,32 @@ fn accepted(listener: c_int, descriptor: c_int) {
             // It listened before it forked.
             following.begin(listener, Kind::Listener, process(), &[0; 9]);
         }
-        match ends(descriptor) {
+        let named = name(descriptor, libc::getsockname).zip(name(descriptor, libc::getpeername));
+        match named.and_then(|(local, remote)| ends(&local, &remote)) {
             Some(ends) => following.begin(descriptor, Kind::Inbound, process(), &ends),
+            None => following.begin(descriptor, Kind::Other, 0, &[0; 9]),
+        }
+    }
+}
+
+/// # Safety
+/// `remote` points to `length` readable bytes.
+unsafe fn connected(descriptor: c_int, done: c_int, remote: *const c_void, length: u32) {
+    // SAFETY: the address of this thread's errno.
+    let under_way = || unsafe { *libc::__errno_location() } == libc::EINPROGRESS;
+    if done != 0 && !under_way() {
+        return;
+    }
+    if let Some(following) = followed_from_here().filter(|_| is_stream(descriptor)) {
+        let mut to: Name = [0; 8];
+        let length = (length as usize).min(size_of::<Name>());
+        // SAFETY: as the caller says; the kernel has just read as much.
+        unsafe {
+            core::ptr::copy_nonoverlapping(remote.cast::<u8>(), to.as_mut_ptr().cast(), length)
+        };
+        let named = name(descriptor, libc::getsockname).and_then(|local| ends(&local, &to));
+        match named {
+            Some(ends) => following.opened(descriptor, process(), &ends),
             None => following.begin(descriptor, Kind::Other, 0, &[0; 9]),
         }
     }
@@ -233,7 +256,7 @@ unsafe fn will_write(descriptor: c_int, start: *const c_void, length: usize) {
             0..3 => [0; 3],
             _ => unsafe { start.cast::<[u8; 3]>().read_unaligned() },
         };
-        following.write(descriptor, start, || ends(descriptor));
+        following.write(descriptor, start);
     }
 }
 
@@ -327,11 +350,7 @@ hook! {
         }
     }
     fn connect(socket: c_int, name: *const c_void, length: u32) -> c_int {
-        before {
-            if let Some(following) = followed_from_here().filter(|_| is_stream(socket)) {
-                following.begin(socket, Kind::Opened, process(), &[0; 9]);
-            }
-        }
+        after(got) { connected(socket, got, name, length) }
     }
     fn close(descriptor: c_int) -> c_int { before { will_close(descriptor) } }
     fn fclose(file: *mut c_void) -> c_int {

@@ -21,6 +21,7 @@ pub(crate) const SOL_SOCKET: c_int = 1;
 pub(crate) const SO_TYPE: c_int = 3;
 pub(crate) const SO_DOMAIN: c_int = 39;
 pub(crate) const MSG_PEEK: c_int = 2;
+pub(crate) const EINPROGRESS: c_int = 115;
 const ENOSYS: c_int = 38;
 
 /// `struct iovec`.

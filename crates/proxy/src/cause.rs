@@ -6,11 +6,13 @@
 //! application had passed them on. When they do not, nothing is guessed: a new trace begins, with links to the requests
 //! that may have been the cause.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ripstop_model::seam::{Causes, Ends, Producer};
+use ripstop_model::seam::{Cause, Causes, Ends, Producer};
 use ripstop_model::snapshot::listener::Direction;
+use ripstop_telemetry::record::Fields;
 use ripstop_telemetry::trace::{self, Attribution, Link};
 use ripstop_telemetry::{Counter, Scope, Stats};
 
@@ -92,21 +94,31 @@ impl Attributor {
         }
     }
 
+    /// The trace headers of the request for which the application opened a connection of opaque bytes, and who saw it.
+    pub fn opened(&self, connection: &Connection) -> Option<(Headers, Producer)> {
+        let cause = self.noted(connection, asked(connection)?);
+        let in_flight = self.lock();
+        let (request, producer) = serving(&in_flight, cause?)?;
+        self.inherited(producer);
+        Some((Headers(request.headers.clone()), producer))
+    }
+
+    fn noted(&self, connection: &Connection, ends: Ends) -> Option<Cause> {
+        let cause = self.causes.cause(ends);
+        if cause.is_some() {
+            connection.caused.set(true);
+        }
+        cause
+    }
+
     /// Gives a request that has just arrived from the application the context of its cause, if the cause is certain.
     pub fn inherit(&self, connection: &Connection, head: &mut RequestHead) -> Attribution {
         let Some(ends) = asked(connection).filter(|_| head.version != Version::Http2) else {
             return Attribution::NotAsked;
         };
-        let cause = self.causes.cause(ends);
-        if cause.is_some() {
-            connection.caused.set(true);
-        }
+        let cause = self.noted(connection, ends);
         let in_flight = self.lock();
-        // Bytes of the request itself must have been read by the application: what was read before is of one before.
-        let found = cause.and_then(|cause| {
-            let request = in_flight.get(&cause.inbound)?;
-            (cause.received > request.start).then_some((request, cause.producer))
-        });
+        let found = cause.and_then(|cause| serving(&in_flight, cause));
         if trace::HEADERS
             .iter()
             .any(|name| head.headers.first_named(name).is_some())
@@ -131,10 +143,14 @@ impl Attributor {
                 head.headers.set_named(name, value.as_str());
             }
         }
+        self.inherited(producer);
+        Attribution::Inherited(producer)
+    }
+
+    fn inherited(&self, producer: Producer) {
         if let Some((_, count)) = self.counts.inherited.iter().find(|(by, _)| *by == producer) {
             count.inc();
         }
-        Attribution::Inherited(producer)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Ends, InFlight>> {
@@ -142,6 +158,24 @@ impl Attributor {
         self.in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The request that a cause names, and who named it. Bytes of the request itself must have been read by the application:
+/// what was read before is of one before.
+fn serving(in_flight: &HashMap<Ends, InFlight>, cause: Cause) -> Option<(&InFlight, Producer)> {
+    let request = in_flight.get(&cause.inbound)?;
+    (cause.received > request.start).then_some((request, cause.producer))
+}
+
+/// Trace headers of a request.
+pub struct Headers(Vec<(&'static str, String)>);
+
+impl Fields for Headers {
+    fn field(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut headers = self.0.iter();
+        let found = headers.find(|(header, _)| *header == name);
+        found.map(|(_, value)| Cow::Borrowed(value.as_str()))
     }
 }
 

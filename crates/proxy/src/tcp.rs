@@ -19,6 +19,7 @@ use ripstop_model::split;
 use ripstop_telemetry::record::{
     Kind, Known, Record, Reporter, Security, Workload, unknown_service, unknown_workload,
 };
+use ripstop_telemetry::trace::SpanContext;
 use tokio::io::AsyncWrite;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -35,6 +36,7 @@ use crate::logs::{Filtered, Logs};
 use crate::pool::{self, Opening};
 use crate::stream::{Outbox, Stream};
 use crate::tls::{Carries, Proof};
+use crate::trace;
 use crate::worker::{Timer, Worker};
 
 mod exchange;
@@ -64,6 +66,8 @@ pub(crate) struct Upstream {
     picked: Picked,
     /// The workload at the other end, if it said so or the endpoint did.
     peer: Option<Arc<Known<Workload>>>,
+    /// Where the application opened the connection for a request.
+    span: Option<Box<SpanContext>>,
     _seat: Seat,
 }
 
@@ -104,8 +108,12 @@ pub(crate) async fn serve(connection: &Rc<Connection>, mut down: Stream) {
     drop(view);
     let Some(proxy) = &chain.tcp else { return };
     let mut account = Account::new(connection, proxy);
-    if exchanges(connection) {
-        account.told = exchange::with(&connection.worker, &mut down).await;
+    if exchanges(connection)
+        && let Some(told) = exchange::with(&connection.worker, &mut down, None).await
+    {
+        let traceparent = told.traceparent.as_deref();
+        account.span = traceparent.and_then(|context| trace::continued(connection, context));
+        account.told = Some(told.workload);
     }
     account.meet();
     let up = connect(connection, &mut account.attempts).await;
@@ -218,7 +226,10 @@ pub(crate) async fn connect(
         };
         match pool::open(to, Carries::Tcp).await {
             Ok((mut stream, proof)) => {
-                let peer = introduced(connection, &mut stream, proof.as_ref(), &picked).await;
+                let (span, traceparent) = trace::opened(connection).unzip();
+                let traceparent = traceparent.flatten();
+                let proof = proof.as_ref();
+                let peer = introduced(connection, &mut stream, proof, &picked, traceparent).await;
                 let now = worker.shared.uptime();
                 health::attempted(&cluster, &picked.member, Ok(200), now);
                 return Ok(Upstream {
@@ -226,6 +237,7 @@ pub(crate) async fn connect(
                     cluster,
                     picked,
                     peer,
+                    span: span.map(Box::new),
                     _seat: seat,
                 });
             }
@@ -252,16 +264,17 @@ async fn introduced(
     stream: &mut Stream,
     proof: Option<&Proof>,
     picked: &Picked,
+    traceparent: Option<String>,
 ) -> Option<Arc<Known<Workload>>> {
     let worker = &connection.worker;
     if proof.and_then(Proof::carried) == Some(Carried::TcpWithMetadata)
-        && let Some(told) = exchange::with(worker, stream).await
+        && let Some(told) = exchange::with(worker, stream, traceparent.as_deref()).await
     {
         // It says what it is; who it is its certificate does.
         let peer = proof.and_then(|proof| proof.peer.as_ref());
         let principal = peer.and_then(|peer| peer.uri_sans().first());
         let principal = principal.map_or("", String::as_str);
-        return Some(Arc::new(labels::workload(&told, principal)));
+        return Some(Arc::new(labels::workload(&told.workload, principal)));
     }
     if connection.direction == Direction::Inbound {
         return None;
@@ -406,6 +419,8 @@ struct Account<'c> {
     /// What the client told of itself.
     told: Option<endpoint::Workload>,
     peer: Option<Arc<Known<Workload>>>,
+    /// Of the connection, where it is part of a trace.
+    span: Option<SpanContext>,
     flags: Flags,
     reason: Option<Reason>,
     cause: Option<String>,
@@ -429,6 +444,7 @@ impl<'c> Account<'c> {
             upstream_local: None,
             told: None,
             peer: None,
+            span: None,
             flags: Flags::default(),
             reason: None,
             cause: None,
@@ -445,6 +461,9 @@ impl<'c> Account<'c> {
         self.cluster = Some(up.cluster.clone());
         if up.peer.is_some() {
             self.peer = up.peer.clone();
+        }
+        if up.span.is_some() {
+            self.span = up.span.as_deref().cloned();
         }
         self.opened = true;
         let record = self.record();
@@ -568,6 +587,7 @@ impl<'c> Account<'c> {
             (false, _) => Security::Unknown,
         };
         record.connection_id = connection.id;
+        record.span = self.span.as_ref();
         record
     }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 use ripstop_testkit::otlp::{Collector, Span};
 use ripstop_testkit::process::Guard;
 
+#[path = "trace/shop.rs"]
+mod shop;
+
 /// A loaded machine is slow; only a hang takes longer.
 const PATIENCE: Duration = Duration::from_secs(180);
 

@@ -8,8 +8,8 @@ thread) keeps pointing at the old request, which the sidecar recognises by the b
 The variable is set where bytes are picked up:
 - a blocking read of an accepted socket sets it for the thread;
 - a read by asyncio sets it for the protocol's callback and for each task that the bytes woke up.
-It is carried into threads and executor jobs, and read at each write on a connection that this process opened and that
-speaks HTTP/1. In doubt the row says "nobody's": a socket read by an event loop other than asyncio's, a thread that
+It is carried into threads and executor jobs, and read when this process opens a connection, and at each write on one
+that speaks HTTP/1. In doubt the row says "nobody's": a socket read by an event loop other than asyncio's, a thread that
 reads several requests before it answers one, two contexts that write between two answers.
 
 The program must not notice: modules are changed only when it imports them, no error leaves a hook, and a
@@ -150,7 +150,7 @@ def _mark(outbound, sock, first):
     if outbound.http is None:
         start = bytes(memoryview(first).cast("B")[:3])
         outbound.http = start[:1].isupper() and start != b"PRI"
-        if outbound.http:
+        if outbound.http and outbound.key is None:
             outbound.key = _key(sock, sock.getsockname(), sock.getpeername())
     if not outbound.http:
         return
@@ -163,6 +163,11 @@ def _mark(outbound, sock, first):
     outbound.answered = False
     if serves is outbound.serves:
         return
+    _say(outbound, serves)
+
+
+def _say(outbound, serves):
+    """Writes the row of a connection."""
     if serves:
         row = _table.row.pack(_REQUEST, _PYTHON, outbound.key, serves[0].key, serves[1])
     else:
@@ -172,6 +177,15 @@ def _mark(outbound, sock, first):
     else:
         _table.write(outbound.slot, row)
     outbound.serves = serves if outbound.slot is not None else _UNSET
+
+
+def _opened(sock, address):
+    """Says for which request a connection was opened: what that is worth for bytes that are not HTTP, the sidecar knows."""
+    outbound = _sockets.get(id(sock))
+    serves = _current()
+    if outbound is not None and serves:
+        outbound.key = _key(sock, sock.getsockname(), address or sock.getpeername())
+        _say(outbound, serves)
 
 
 def _key(sock, local, remote):
@@ -213,6 +227,7 @@ def _like(original, hook):
 
 
 def _patch_socket(module):
+    import errno
     from _weakref import ref
 
     import _socket
@@ -243,7 +258,22 @@ def _patch_socket(module):
                     _follow(self, _Outbound)
             except Exception:
                 pass
-            return original(self, address)
+            remote = address
+            try:
+                result = original(self, address)
+                remote = None if not result else address if result == errno.EINPROGRESS else _UNSET
+                return result
+            except BlockingIOError:
+                raise
+            except BaseException:
+                remote = _UNSET
+                raise
+            finally:
+                try:
+                    if remote is not _UNSET:
+                        _opened(self, remote)
+                except Exception:
+                    pass
 
         return hook
 

@@ -42,12 +42,11 @@ impl Process {
     }
 
     fn connect(&self, descriptor: i32) {
-        self.all().begin(descriptor, Kind::Opened, 1, &[0; 9]);
+        self.all().opened(descriptor, 1, &ends(descriptor));
     }
 
     fn write(&self, descriptor: i32, start: &[u8; 3]) {
-        self.all()
-            .write(descriptor, *start, || Some(ends(descriptor)));
+        self.all().write(descriptor, *start);
     }
 
     /// Which inbound connection the row of an outbound one names, and the bytes; `None`: nobody's, or no row.
@@ -121,15 +120,24 @@ fn a_number_that_is_used_again_is_something_else() {
 }
 
 #[test]
-fn only_http_1_has_rows() {
+fn what_is_not_http_1_keeps_the_row_that_it_was_opened_with() {
     let process = Process::new();
     process.accept(3);
     process.all().read(3, 100);
     for start in [b"PRI", b"\x16\x03\x01", b"get", &[0; 3]] {
         process.connect(4);
         process.write(4, start);
-        assert_eq!((process.rows(), process.all().kind(4)), (0, Kind::Other));
+        process.all().read(3, 10);
+        process.write(4, GET);
+        assert_eq!(process.all().kind(4), Kind::Opaque);
+        assert_eq!(process.row(4).map(|(inbound, _)| inbound), Some(3));
+        process.all().end(4, || 1);
+        assert_eq!(process.rows(), 0);
     }
+    // Opened for nobody, it has none.
+    process.write(3, b"HTT");
+    process.connect(4);
+    assert_eq!(process.rows(), 0);
 }
 
 #[test]

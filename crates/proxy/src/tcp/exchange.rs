@@ -1,5 +1,6 @@
 //! What members of the mesh tell each other of themselves before opaque bytes: four bytes of magic, two of length, and
-//! [`crate::peer`]'s introduction. Behind ALPN `istio-peer-exchange`, which only those offer and accept who do this.
+//! [`crate::peer`]'s introduction, to which the client adds the trace that the connection belongs to. Behind ALPN
+//! `istio-peer-exchange`, which only those offer and accept who do this.
 
 use std::time::Duration;
 
@@ -16,18 +17,37 @@ const LONGEST: usize = 1024;
 /// Both sides speak as soon as the handshake is over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The key of the trace context among those of an introduction.
+const TRACE: &str = "traceparent";
+
+/// What the other side said.
+pub(super) struct Told {
+    pub(super) workload: Workload,
+    pub(super) traceparent: Option<String>,
+}
+
 /// Introduces this workload and reads who the other one is. `None`: it did not say; the connection goes on all the same
 /// unless what it said cannot be told from the bytes that follow.
-pub(super) async fn with(worker: &Worker, stream: &mut Stream) -> Option<Workload> {
-    let own = worker
+pub(super) async fn with(
+    worker: &Worker,
+    stream: &mut Stream,
+    traceparent: Option<&str>,
+) -> Option<Told> {
+    let mut own = worker
         .shared
         .introduction
         .as_deref()
-        .filter(|own| own.len() <= LONGEST);
-    let own = own.unwrap_or_default().as_bytes();
+        .unwrap_or_default()
+        .to_owned();
+    if let Some(traceparent) = traceparent {
+        own.push_str(&format!(";{TRACE}={traceparent}"));
+    }
+    if own.len() > LONGEST {
+        own.clear();
+    }
     let mut message = MAGIC.to_vec();
     message.extend_from_slice(&(own.len() as u16).to_be_bytes());
-    message.extend_from_slice(own);
+    message.extend_from_slice(own.as_bytes());
     let exchange = async {
         stream.write_all(&message).await.ok()?;
         stream.flush().await.ok()?;
@@ -40,7 +60,13 @@ pub(super) async fn with(worker: &Worker, stream: &mut Stream) -> Option<Workloa
         }
         let mut text = vec![0u8; length];
         stream.read_exact(&mut text).await.ok()?;
-        peer::read(std::str::from_utf8(&text).ok()?)
+        let text = std::str::from_utf8(&text).ok()?;
+        let mut parts = text.split(';').filter_map(|part| part.split_once('='));
+        let traceparent = parts.find(|(key, _)| *key == TRACE);
+        Some(Told {
+            workload: peer::read(text)?,
+            traceparent: traceparent.map(|(_, value)| value.to_owned()),
+        })
     };
     tokio::time::timeout(PATIENCE, exchange)
         .await
