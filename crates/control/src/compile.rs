@@ -117,6 +117,7 @@ fn cluster(view: &View<'_>, name: &Name) -> Option<Cluster> {
     }
 }
 
+pub use service::VIRTUAL_OUTBOUND;
 pub(crate) use service::hosts;
 
 /// Every name of the client's view but its hosts: the Sidecar-scoped set of a stock Envoy.

@@ -165,7 +165,7 @@ async fn sidecar() -> io::Result<()> {
     let _ = std::fs::remove_file(&script.inbound);
     tokio::spawn(inbound(UnixListener::bind(&script.inbound)?, inherited.app));
     inherited.supervisor.report(Report::Ready)?;
-    while let Some(Order::Drain) = inherited.supervisor.order().await? {
+    while let Some(Order::Drain | Order::End) = inherited.supervisor.order().await? {
         inherited.supervisor.report(Report::Drained)?;
     }
     Ok(())

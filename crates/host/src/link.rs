@@ -96,6 +96,9 @@ pub(crate) enum Kind {
 pub enum Order {
     /// Deregister, fail readiness, let inbound requests end, then report [`Report::Drained`]. Outbound goes on.
     Drain,
+    /// The application has exited: the same, with nothing left of outbound; what is to be written down is written before
+    /// [`Report::Drained`].
+    End,
 }
 
 /// Sidecar → supervisor.

@@ -154,6 +154,8 @@ reasons! {
     DiscoveryTimeout "discovery_timeout" 503 14 Some(NoClusterFound), Mesh, "discovery_timeout";
     /// The control plane answered that there is no such service.
     ServiceUnknown "service_unknown" 503 14 Some(NoClusterFound), Mesh, "service_unknown";
+    /// `outboundTrafficPolicy: REGISTRY_ONLY`, and no resource declares the address.
+    NotRegistered "not_registered" 502 14 Some(NoHealthyUpstream), Mesh, "not_registered";
     NoHealthyEndpoint "no_healthy_endpoint" 503 14 Some(NoHealthyUpstream), Upstream, "no_healthy_upstream";
     /// The cluster has no endpoint at all.
     NoEndpoint "no_endpoint" 503 14 Some(NoHealthyUpstream), Upstream, "no_healthy_upstream";
@@ -183,7 +185,7 @@ reasons! {
     /// An ALLOW policy selects the workload and none of its rules matched.
     AuthzNotAllowed "authz_not_allowed" 403 7 None, Mesh, "rbac_access_denied_matched_policy[none]";
     /// Plain text where every filter chain wants TLS.
-    MtlsRequired "mtls_required" 0 16 None, Mesh, "filter_chain_not_found";
+    MtlsRequired "mtls_required" 0 16 Some(NoRouteFound), Mesh, "filter_chain_not_found";
     TlsRequired "tls_required" 301 16 None, Mesh, "direct_response";
     FaultAbort "fault_abort" 503 14 Some(FaultInjected), Mesh, "fault_filter_abort";
     /// PING, SETTINGS and the like beyond `max_outbound_control_frames`. As the other floods it ends an HTTP/2 connection

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ripstop_identity::alpn::{self, Carried};
-use ripstop_model::authz::Caller;
+use ripstop_model::authz::{Caller, Verdict};
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::http::Codec;
@@ -21,7 +21,7 @@ use crate::http2;
 use crate::listener::{self, chain};
 use crate::live::{Chain, Listener, Tables};
 use crate::message::Scheme;
-use crate::refusal;
+use crate::refusal::{self, Refusal};
 use crate::stream::Stream;
 use crate::worker::{Registration, Worker};
 use crate::{detect, tcp};
@@ -47,7 +47,7 @@ pub struct Connection {
     /// Judged again when policies change.
     pub caller: Caller,
     /// Every request is answered with this: the connection leads nowhere.
-    pub refusal: Option<Reason>,
+    pub refusal: Option<Refusal>,
     /// The application noted a cause for what it sends here.
     pub(crate) caused: Cell<bool>,
     pub(crate) registration: RefCell<Option<Registration>>,
@@ -133,15 +133,25 @@ impl Connection {
 
     /// Still allowed by the network-level policies that run now.
     pub fn is_allowed(&self, view: &Tables) -> bool {
-        self.chain(view)
-            .judge
-            .judge(&self.caller, None)
-            .is_allowed()
+        self.denied(view).is_none()
+    }
+
+    /// Why the network-level policies that run now deny it, if they do.
+    pub fn denied(&self, view: &Tables) -> Option<Refusal> {
+        match self.chain(view).judge.judge(&self.caller, None) {
+            Verdict::Allowed => None,
+            Verdict::Denied { reason, policy } => Some(Refusal {
+                reason,
+                resource: policy.and_then(|policy| policy.resource.clone()),
+                cause: None,
+            }),
+        }
     }
 }
 
 /// An accepted connection whose chain is not known yet.
 struct Arrival {
+    opened: tokio::time::Instant,
     worker: Rc<Worker>,
     listener: Arc<Listener>,
     peer: SocketAddr,
@@ -151,6 +161,7 @@ struct Arrival {
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, peer: SocketAddr) {
+    let opened = tokio::time::Instant::now();
     let view = worker.view();
     let Some(accepting) = view.listeners.get(&name).cloned() else {
         return;
@@ -170,22 +181,28 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
         .find(|ip| ip.is_ipv4() == local.is_ipv4());
     let reached = own.map_or(local, |ip| SocketAddr::new(*ip, local.port()));
     let destination = original.unwrap_or(reached);
+    let told = refusal::Told {
+        opened,
+        peer,
+        local,
+        destination,
+    };
     let listener = if config.use_original_dst {
         if original.is_none_or(|original| original == local) {
             // Dialled at the capturing socket itself: passing it on would dial it again.
-            return refuse(&accepting, peer, Reason::ListenerNotFound);
+            let reason = Refusal::from(Reason::ListenerNotFound);
+            return refusal::close(&worker, &accepting, &told, &reason);
         }
         match handover(&worker, &accepting, destination).await {
             Ok(listener) => listener,
             Err(reason) => {
                 drop(view);
-                let told = refusal::Told {
-                    peer,
-                    local,
-                    destination,
-                    reason,
+                let resource = accepting.config.resource.clone();
+                let refusal = Refusal {
+                    resource: resource.filter(|_| reason == Reason::NotRegistered),
+                    ..Refusal::from(reason)
                 };
-                return refusal::serve(worker, &accepting, stream, told).await;
+                return refusal::serve(worker, &accepting, stream, told, refusal).await;
             }
         }
     } else {
@@ -195,6 +212,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
     let stats = Arc::clone(&listener);
     let _active = stats.stats.connection();
     let arrival = Arrival {
+        opened,
         worker,
         listener,
         peer,
@@ -228,6 +246,9 @@ async fn handover(
             crate::Answer::Ready => {
                 return find(&worker.view()).ok_or(Reason::ServiceUnknown);
             }
+            crate::Answer::Outside if accepting.leads_nowhere() => {
+                return Err(Reason::NotRegistered);
+            }
             crate::Answer::Outside => {}
             crate::Answer::Unknown => return Err(Reason::ServiceUnknown),
             crate::Answer::TimedOut => return Err(Reason::DiscoveryTimeout),
@@ -237,19 +258,35 @@ async fn handover(
 }
 
 impl Arrival {
+    /// Closed without an answer.
+    fn close(&self, refusal: &Refusal) {
+        let told = refusal::Told {
+            opened: self.opened,
+            peer: self.peer,
+            local: self.local,
+            destination: self.destination,
+        };
+        refusal::close(&self.worker, &self.listener, &told, refusal);
+    }
+
     /// Finds out what is spoken where nobody declared it, then serves.
     async fn serve(self, stream: TcpStream) {
-        let inspect = &self.listener.config.inspect;
+        let mut inspect = self.listener.config.inspect.clone();
         if !inspect.tls && !inspect.http {
             return self.open(stream, Hello::default()).await;
         }
         let opaque = self.as_opaque().await;
+        if let Some(limit) = self.listener.handshake_limit() {
+            // Nobody serves a client that stays silent, and nobody hears of it.
+            inspect.timeout = inspect.timeout.or(Some(limit));
+            inspect.continue_on_timeout = true;
+        }
         let secured = self.listener.chains.iter().any(|chain| chain.tls.is_some());
         let place = detect::Place {
             destination: self.destination,
             caller: secured.then_some(self.peer.ip()),
         };
-        let decision = detect::probe::decide(&self.worker, inspect, &stream, place, opaque);
+        let decision = detect::probe::decide(&self.worker, &inspect, &stream, place, opaque);
         match decision.await {
             Decision::Choose(hello) => self.open(stream, hello).await,
             Decision::Opaque(opened) => tcp::serve_opened(Stream::Tcp(stream), opened).await,
@@ -323,30 +360,39 @@ impl Arrival {
 
     /// Chooses the chain, terminates TLS and hands the stream to what the chain ends in.
     async fn open(self, stream: TcpStream, hello: Hello) {
-        let (listener, peer) = (&self.listener, self.peer);
+        let listener = &self.listener;
         let Some(chain) = self.chain(&hello) else {
             listener.stats.no_chain.inc();
-            let only_tls = listener.chains.iter().all(|chain| chain.tls.is_some());
-            let reason = match !hello.tls && only_tls && !listener.chains.is_empty() {
-                true => Reason::MtlsRequired,
-                false => Reason::ListenerNotFound,
+            let only_tls = listener.handshake_limit().is_some();
+            let refusal = match !hello.tls && only_tls {
+                true => Refusal {
+                    resource: listener.config.resource.clone(),
+                    ..Refusal::from(Reason::MtlsRequired)
+                },
+                false => Refusal::from(Reason::ListenerNotFound),
             };
-            return refuse(listener, peer, reason);
+            return self.close(&refusal);
         };
         let (stream, tls) = match &chain.tls {
             None => (Stream::Tcp(stream), None),
             Some(terminator) => match terminator.accept(stream).await {
                 Ok((stream, facts)) => (stream, Some(facts)),
                 Err(error) => {
-                    tracing::debug!(listener = %listener.config.name, %peer, %error, "TLS refused");
-                    return refuse(listener, peer, error.kind);
+                    return self.close(&Refusal {
+                        cause: error.source.map(|cause| cause.to_string()),
+                        ..Refusal::from(error.kind)
+                    });
                 }
             },
         };
         let connection = self.connection(chain.clone(), tls, &hello);
         register(&connection).await;
-        if !chain.judge.judge(&connection.caller, None).is_allowed() {
-            return refuse(listener, peer, Reason::AuthzDenied);
+        let denied = connection.denied(&connection.worker.view());
+        if let Some(refusal) = denied {
+            return match &chain.tcp {
+                Some(_) => tcp::refuse(&connection, &refusal),
+                None => self.close(&refusal),
+            };
         }
         let http = chain.http.as_ref();
         let _active = http.map(|http| http.stats.connection(connection.tls.is_some()));
@@ -382,8 +428,4 @@ pub(crate) async fn register(connection: &Rc<Connection>) {
         std::task::Poll::Ready(())
     })
     .await;
-}
-
-fn refuse(listener: &Listener, peer: SocketAddr, reason: Reason) {
-    tracing::debug!(listener = %listener.config.name, %peer, %reason, "connection refused");
 }

@@ -145,8 +145,8 @@ async fn exchange<D: Downstream>(
     normalise(request, down)?;
     // Who sent it, what it is called, which trace it belongs to.
     request.enter(down.request_mut());
-    if let Some(reason) = request.connection.refusal {
-        return Err(Reply::new(reason));
+    if let Some(refusal) = &request.connection.refusal {
+        return Err(Reply::new(refusal.reason).decided_by(refusal.resource.as_ref()));
     }
     // Where it would go. Policies look at it first: their settings may come with the route.
     request.select(down.request());

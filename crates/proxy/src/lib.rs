@@ -83,6 +83,9 @@ use crate::live::{ListenError, Live};
 pub use crate::tls::Identity;
 use crate::tls::Secrets;
 
+/// What the end of the process waits for slow readers of its access logs at most.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// For callers to hear of a drain, which takes them the push of one endpoint; until then they open connections.
 const HEARSAY: Duration = Duration::from_millis(250);
 
@@ -386,6 +389,19 @@ impl Running {
         }
     }
 
+    /// Waits until no connection is left but those that a drain is for, at most so long: when the application has exited,
+    /// what it had opened ends by itself, and is yet to be written down.
+    pub async fn settle(&self, most: Duration) {
+        let until = tokio::time::Instant::now() + most;
+        let left = || {
+            let open = self.shared.open.load(Ordering::Relaxed);
+            open.saturating_sub(self.shared.to_drain.load(Ordering::Relaxed))
+        };
+        while left() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Whether others of a mesh call here, who hear of the drain from the control plane.
     fn is_called(&self) -> bool {
         let tables = self.shared.live.tables();
@@ -408,6 +424,7 @@ impl Running {
                 tracing::error!("a worker thread ended in a panic");
             }
         }
+        self.shared.live.logs.flush(LAST_LINES);
     }
 
     /// The address a listener is bound to (with port 0 the kernel chose).

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ripstop_model::authz::Judge;
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use crate::cluster::Cluster;
 use crate::http::Proxy;
 use crate::listener::Sockets;
-use crate::logs::Logs;
+use crate::logs::{Filtered, Logs};
 use crate::refusal;
 use crate::route;
 use crate::stats;
@@ -45,6 +46,8 @@ pub struct Listener {
     pub default_chain: Option<Arc<Chain>>,
     /// For connections that this listener accepts and nobody serves.
     pub refusing: Arc<Chain>,
+    /// Where those that are closed without an answer are written down.
+    pub logs: Vec<Filtered>,
     pub stats: Arc<stats::Listener>,
 }
 
@@ -84,6 +87,7 @@ impl Listener {
         let refusing = Arc::new(refusal::chain(&config.access_logs));
         Listener {
             refusing: Arc::new(Chain::new(refusing, logs, stats, secrets)),
+            logs: logs.open(&config.access_logs),
             chains: config.chains.iter().map(chain).collect(),
             default_chain: config.default_chain.as_ref().map(chain),
             stats: stats::Listener::new(stats, &name),
@@ -95,6 +99,20 @@ impl Listener {
     /// Connections so far, and now.
     pub fn connections(&self) -> (u64, i64) {
         self.stats.connections()
+    }
+
+    /// Whether only listeners that it hands connections to serve any.
+    pub fn leads_nowhere(&self) -> bool {
+        self.chains.is_empty() && self.default_chain.is_none()
+    }
+
+    /// Where every chain needs TLS: how long a handshake may take.
+    pub fn handshake_limit(&self) -> Option<Duration> {
+        let chains = || self.chains.iter().chain(&self.default_chain);
+        let limits = chains().filter_map(|chain| Some(chain.tls.as_ref()?.timeout()));
+        limits
+            .max()
+            .filter(|_| chains().all(|chain| chain.tls.is_some()))
     }
 
     pub fn chain(&self, name: &str) -> Option<&Arc<Chain>> {

@@ -6,20 +6,23 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use ripstop_model::authz::Caller;
 use ripstop_model::defaults::envoy;
 use ripstop_model::reason::Reason;
+use ripstop_model::snapshot::Resource;
 use ripstop_model::snapshot::cluster::Http2;
 use ripstop_model::snapshot::http::{
     AccessLog, Codec, ForwardClientCert, Http1Options, HttpLimits, HttpProxy, HttpTimeouts,
     PathOptions, RequestId, RouteSource, ServerHeader, StripPort, Underscores,
 };
-use ripstop_model::snapshot::listener::{ChainMatch, FilterChain, Terminal};
+use ripstop_model::snapshot::listener::{ChainMatch, Direction, FilterChain, Terminal};
 use ripstop_model::snapshot::route::RouteConfig;
+use ripstop_telemetry::record::{Kind, Known, Record, Reporter, Service, unknown_workload};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::connection::{self, Connection};
 use crate::downstream;
@@ -33,10 +36,78 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What is known of the connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Told {
+    pub opened: Instant,
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub destination: SocketAddr,
+}
+
+/// Why it is refused, and what decided that.
+#[derive(Debug, Clone)]
+pub struct Refusal {
     pub reason: Reason,
+    pub resource: Option<Resource>,
+    /// What was wrong, where there is more to say.
+    pub cause: Option<String>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Refusal {
+        Refusal {
+            reason,
+            resource: None,
+            cause: None,
+        }
+    }
+}
+
+/// Writes down a connection that ends without an answer.
+pub(crate) fn close(worker: &Worker, listener: &Listener, told: &Told, refusal: &Refusal) {
+    let reporter = match listener.config.direction {
+        Direction::Inbound => Reporter::Destination,
+        Direction::Outbound | Direction::Unspecified => Reporter::Source,
+    };
+    let resource = refusal.resource.as_ref().map(ToString::to_string);
+    // As Envoy writes causes: without spaces.
+    let cause = refusal.cause.as_ref().map(|cause| {
+        let cause = cause.replace(char::is_whitespace, "_");
+        format!("{}{{{cause}}}", refusal.reason)
+    });
+    let took = told.opened.elapsed();
+    let mut record = Record::new(reporter, Kind::Tcp, SystemTime::now() - took);
+    record.timings.total = took;
+    record.decide(refusal.reason, resource.as_deref());
+    record.termination_details = cause.as_deref();
+    record.downstream_local = Some(told.destination);
+    record.downstream_remote = Some(told.peer);
+    record.downstream_direct = Some(told.peer);
+    record.hostname = Some(&worker.shared.node);
+    let own = worker.shared.workload.as_deref();
+    let own = own.unwrap_or(unknown_workload());
+    match reporter {
+        Reporter::Destination => record.destination = own,
+        Reporter::Source | Reporter::Waypoint => record.source = own,
+    }
+    if refusal.reason == Reason::NotRegistered {
+        record.service = black_hole();
+    }
+    let draw = worker.random();
+    let logs = listener.logs.iter().filter(|log| log.wants(&record, draw));
+    let mut telemetry = worker.telemetry.borrow_mut();
+    telemetry.shard.opened(&record);
+    telemetry.finish(&record, logs.map(|log| &log.log));
+}
+
+/// What Istio's metrics call the destination of what may not leave.
+pub(crate) fn black_hole() -> &'static Known<Service> {
+    static BLACK_HOLE: LazyLock<Known<Service>> = LazyLock::new(|| {
+        Known::new(Service {
+            host: "BlackHoleCluster".to_owned(),
+            name: "BlackHoleCluster".to_owned(),
+            namespace: String::new(),
+        })
+    });
+    &BLACK_HOLE
 }
 
 /// Answers until the client leaves.
@@ -45,14 +116,14 @@ pub(crate) async fn serve(
     accepting: &Arc<Listener>,
     stream: TcpStream,
     told: Told,
+    refusal: Refusal,
 ) {
-    tracing::debug!(destination = %told.destination, reason = %told.reason, "connection leads nowhere");
     if !speaks_http(&stream).await {
-        return;
+        return close(&worker, accepting, &told, &refusal);
     }
     let connection = Rc::new(Connection {
         id: worker.shared.counters.accepted(),
-        opened: tokio::time::Instant::now(),
+        opened: told.opened,
         listener: accepting.config.name.clone(),
         chain: RefCell::new(accepting.refusing.clone()),
         version: Cell::new(worker.view().version),
@@ -68,7 +139,7 @@ pub(crate) async fn serve(
             destination: told.destination,
             sni: Arc::from(""),
         },
-        refusal: Some(told.reason),
+        refusal: Some(refusal),
         caused: Cell::new(false),
         registration: RefCell::new(None),
         worker,
@@ -147,7 +218,7 @@ pub(crate) fn chain(logs: &[AccessLog]) -> FilterChain {
 mod tests {
     use std::io::{Read, Write};
 
-    use ripstop_model::snapshot::listener::{self, Direction, Inspect};
+    use ripstop_model::snapshot::listener::{self, Inspect};
     use ripstop_telemetry::Registry;
     use tokio::net::TcpListener;
 
@@ -173,6 +244,7 @@ mod tests {
             default_chain: None,
             buffer_limit: 0,
             access_logs: Vec::new(),
+            resource: None,
         };
         let listener = Listener::new(
             Arc::new(config),
@@ -220,12 +292,12 @@ mod tests {
             });
             let (stream, peer) = socket.accept().await.unwrap();
             let told = Told {
+                opened: Instant::now(),
                 peer,
                 local: address,
                 destination: "240.240.0.9:80".parse().unwrap(),
-                reason,
             };
-            serve(worker, &accepting(), stream, told).await;
+            serve(worker, &accepting(), stream, told, reason.into()).await;
             client.join().unwrap()
         })
     }

@@ -34,6 +34,7 @@ use crate::health;
 use crate::labels;
 use crate::logs::{Filtered, Logs};
 use crate::pool::{self, Opening};
+use crate::refusal::Refusal;
 use crate::stream::{Outbox, Stream};
 use crate::tls::{Carries, Proof};
 use crate::trace;
@@ -62,13 +63,21 @@ impl Proxy {
 /// An upstream connection for opaque bytes, counted while it lives.
 pub(crate) struct Upstream {
     pub(crate) stream: Stream,
-    pub(crate) cluster: Arc<Cluster>,
-    picked: Picked,
+    /// Counted at the member for as long as it lives.
+    _picked: Picked,
     /// The workload at the other end, if it said so or the endpoint did.
     peer: Option<Arc<Known<Workload>>>,
     /// Where the application opened the connection for a request.
     span: Option<Box<SpanContext>>,
     _seat: Seat,
+}
+
+/// Whom it tried to reach, and how often.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    count: u32,
+    cluster: Option<Arc<Cluster>>,
+    host: Option<SocketAddr>,
 }
 
 /// A place among the cluster's connections.
@@ -118,6 +127,16 @@ pub(crate) async fn serve(connection: &Rc<Connection>, mut down: Stream) {
     account.meet();
     let up = connect(connection, &mut account.attempts).await;
     pass(connection, down, up, Vec::new(), account).await;
+}
+
+/// A connection that policies do not let begin.
+pub(crate) fn refuse(connection: &Rc<Connection>, refusal: &Refusal) {
+    let chain = connection.chain(&connection.worker.view());
+    let Some(proxy) = &chain.tcp else { return };
+    let mut account = Account::new(connection, proxy);
+    account.meet();
+    account.refused(refusal);
+    account.finish();
 }
 
 /// The same with an upstream that was opened while the connection was looked at.
@@ -179,7 +198,7 @@ fn exchanges(connection: &Connection) -> bool {
 /// Connects to a member of the cluster that the chain's split picks, trying others when one does not answer.
 pub(crate) async fn connect(
     connection: &Rc<Connection>,
-    attempts: &mut u32,
+    attempts: &mut Attempts,
 ) -> Result<Upstream, Error> {
     let worker = &connection.worker;
     let view = worker.view();
@@ -196,6 +215,7 @@ pub(crate) async fn connect(
     };
     let cluster = name.and_then(|name| view.clusters.get(name)).cloned();
     let cluster = cluster.ok_or_else(|| Error::terminal(Reason::ClusterNotFound))?;
+    attempts.cluster = Some(cluster.clone());
     let hash = proxy
         .config
         .hash_source_ip
@@ -216,7 +236,8 @@ pub(crate) async fn connect(
             connection.destination,
         );
         let picked = picked.ok_or_else(|| Error::terminal(cluster.nobody()))?;
-        *attempts += 1;
+        attempts.count += 1;
+        attempts.host = pool::address_of(&picked.member);
         let to = Opening {
             shared: &worker.shared,
             cluster: &cluster,
@@ -234,14 +255,13 @@ pub(crate) async fn connect(
                 health::attempted(&cluster, &picked.member, Ok(200), now);
                 return Ok(Upstream {
                     stream,
-                    cluster,
-                    picked,
+                    _picked: picked,
                     peer,
                     span: span.map(Box::new),
                     _seat: seat,
                 });
             }
-            Err(error) if error.retry == Retry::Unprocessed && *attempts < most => {
+            Err(error) if error.retry == Retry::Unprocessed && attempts.count < most => {
                 refused(&cluster, &picked.member, &error, worker);
                 tracing::debug!(cluster = %cluster.config.name, %error, "trying another endpoint");
                 tried.push(picked.member.clone());
@@ -377,9 +397,10 @@ async fn relay(
         }
         let view = worker.view();
         if std::mem::replace(&mut version, view.version) != view.version
-            && !connection.is_allowed(&view)
+            && let Some(refusal) = connection.denied(&view)
         {
-            return Poll::Ready(Err(Error::terminal(Reason::AuthzDenied)));
+            account.refused(&refusal);
+            return Poll::Ready(Err(Error::terminal(refusal.reason)));
         }
         if report.poll_expired(cx).is_ready() {
             account.report();
@@ -408,21 +429,21 @@ struct Account<'c> {
     connection: &'c Rc<Connection>,
     proxy: &'c Proxy,
     started: SystemTime,
-    attempts: u32,
+    attempts: Attempts,
     received: u64,
     sent: u64,
     reported: (u64, u64),
-    cluster: Option<Arc<Cluster>>,
-    upstream_host: Option<SocketAddr>,
     upstream_local: Option<SocketAddr>,
-    /// The workload at the other end of the mesh.
     /// What the client told of itself.
     told: Option<endpoint::Workload>,
+    /// The workload at the other end of the mesh.
     peer: Option<Arc<Known<Workload>>>,
     /// Of the connection, where it is part of a trace.
     span: Option<SpanContext>,
     flags: Flags,
     reason: Option<Reason>,
+    /// What decided that.
+    resource: Option<String>,
     cause: Option<String>,
     opened: bool,
     /// Where the server spoke first, until the client has answered it.
@@ -435,18 +456,17 @@ impl<'c> Account<'c> {
             connection,
             proxy,
             started: SystemTime::now(),
-            attempts: 0,
+            attempts: Attempts::default(),
             received: 0,
             sent: 0,
             reported: (0, 0),
-            cluster: None,
-            upstream_host: None,
             upstream_local: None,
             told: None,
             peer: None,
             span: None,
             flags: Flags::default(),
             reason: None,
+            resource: None,
             cause: None,
             opened: false,
             greeted: None,
@@ -456,9 +476,7 @@ impl<'c> Account<'c> {
     /// The upstream connection is open: the first counts.
     fn begin(&mut self, up: &Upstream) {
         let worker = &self.connection.worker;
-        self.upstream_host = pool::address_of(&up.picked.member);
         self.upstream_local = up.stream.local();
-        self.cluster = Some(up.cluster.clone());
         if up.peer.is_some() {
             self.peer = up.peer.clone();
         }
@@ -495,16 +513,29 @@ impl<'c> Account<'c> {
         }
     }
 
+    /// By policy.
+    fn refused(&mut self, refusal: &Refusal) {
+        self.reason = Some(refusal.reason);
+        self.resource = refusal.resource.as_ref().map(ToString::to_string);
+        if let Some(flag) = refusal.reason.flag() {
+            self.flags.set(flag);
+        }
+    }
+
     fn failed(&mut self, error: &Error) {
         if let Some(flag) = error.kind.flag() {
             self.flags.set(flag);
         }
         if error.kind == Reason::ConnectFailure
-            && self.attempts >= self.proxy.config.max_connect_attempts
+            && self.attempts.count >= self.proxy.config.max_connect_attempts
         {
             self.flags.set(Flag::UpstreamRetryLimitExceeded);
         }
         self.reason = Some(error.kind);
+        if self.resource.is_none() && error.kind != Reason::AuthzNotAllowed {
+            let resource = self.proxy.config.resource.as_ref();
+            self.resource = resource.map(ToString::to_string);
+        }
         self.cause = error.source.as_ref().map(ToString::to_string);
     }
 
@@ -552,12 +583,14 @@ impl<'c> Account<'c> {
         record.timings.total = connection.opened.elapsed();
         record.flags = self.flags;
         record.reason = self.reason;
+        record.resource = self.resource.as_deref();
         record.upstream_failure = self.cause.as_deref();
         record.bytes_received = self.received;
         record.bytes_sent = self.sent;
-        record.attempts = self.attempts;
-        record.cluster = self.cluster.as_ref().map(|cluster| &*cluster.config.name);
-        record.upstream_host = self.upstream_host;
+        record.attempts = self.attempts.count;
+        let cluster = self.attempts.cluster.as_ref();
+        record.cluster = cluster.map(|cluster| &*cluster.config.name);
+        record.upstream_host = self.attempts.host;
         record.upstream_local = self.upstream_local;
         record.downstream_local = Some(connection.destination);
         record.downstream_remote = Some(connection.peer);
@@ -576,10 +609,7 @@ impl<'c> Account<'c> {
             .unwrap_or(unknown_workload());
         let other = self.peer.as_deref().unwrap_or(unknown_workload());
         (record.source, record.destination) = if inbound { (other, own) } else { (own, other) };
-        let service = self
-            .cluster
-            .as_ref()
-            .and_then(|cluster| cluster.service.as_ref());
+        let service = cluster.and_then(|cluster| cluster.service.as_ref());
         record.service = service.unwrap_or(unknown_service());
         record.security = match (inbound, principals.is_some()) {
             (true, true) => Security::MutualTls,
@@ -588,6 +618,7 @@ impl<'c> Account<'c> {
         };
         record.connection_id = connection.id;
         record.span = self.span.as_ref();
+        record.hostname = Some(&connection.worker.shared.node);
         record
     }
 }

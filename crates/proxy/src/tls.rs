@@ -110,6 +110,11 @@ impl Terminator {
         self.server.as_ref().err()
     }
 
+    /// How long a handshake may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Answers a client's handshake.
     pub async fn accept(&self, stream: TcpStream) -> Result<(Stream, TlsFacts), Error> {
         let server = match &self.server {

@@ -1,8 +1,10 @@
 //! A fixed part of the configuration and what is discovered → what the workers run, also before there are workers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ripstop_control::compile::VIRTUAL_OUTBOUND;
 use ripstop_model::snapshot::{Cluster, Listener, Name, Snapshot};
 use ripstop_proxy::discovery::follow::Consumer;
 use ripstop_proxy::{Options, Running, Shared, StartError};
@@ -10,6 +12,8 @@ use ripstop_proxy::{Options, Running, Shared, StartError};
 /// What runs whatever is discovered.
 #[derive(Clone, Default)]
 pub(crate) struct Fixed {
+    /// Where captured connections arrive: served as the discovered [`VIRTUAL_OUTBOUND`] says, under names of their own.
+    pub(crate) captures: Vec<(Name, SocketAddr)>,
     pub(crate) listeners: BTreeMap<Name, Arc<Listener>>,
     pub(crate) clusters: BTreeMap<Name, Arc<Cluster>>,
 }
@@ -18,6 +22,16 @@ impl Fixed {
     /// What was discovered, with the fixed part, which wins.
     fn join(&self, discovered: &Snapshot) -> Arc<Snapshot> {
         let mut joined = discovered.clone();
+        if let Some(capturing) = joined.listeners.remove(VIRTUAL_OUTBOUND) {
+            for (name, address) in &self.captures {
+                let listener = Listener {
+                    name: name.clone(),
+                    address: *address,
+                    ..Listener::clone(&capturing)
+                };
+                joined.listeners.insert(name.clone(), Arc::new(listener));
+            }
+        }
         joined.listeners.extend(
             self.listeners
                 .iter()

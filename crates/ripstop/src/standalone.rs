@@ -54,6 +54,7 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
     let stage = Stage::new(Fixed {
+        captures: Vec::new(),
         listeners: bootstrap
             .listeners
             .iter()

@@ -12,5 +12,7 @@ mod losses;
 mod own;
 #[path = "protocols/policy.rs"]
 mod policy;
+#[path = "protocols/refused.rs"]
+mod refused;
 #[path = "protocols/servers.rs"]
 mod servers;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use ripstop_identity::alpn;
 use ripstop_model::intent::destination_rule::{ClientTls, TlsMode};
-use ripstop_model::intent::peer_authentication::{MtlsMode, MutualTls};
+use ripstop_model::intent::peer_authentication::{MtlsMode, MutualTls, PeerAuthentication};
 use ripstop_model::intent::registry::{Backing, Port};
 use ripstop_model::protocol::Protocol as AppProtocol;
+use ripstop_model::snapshot::Resource;
 use ripstop_model::snapshot::cluster::Protocol;
 use ripstop_model::snapshot::matching::StringMatch;
 use ripstop_model::snapshot::tls::{
@@ -17,7 +18,7 @@ use ripstop_model::snapshot::tls::{
 use serde::{Deserialize, Serialize};
 
 use crate::registry::Member;
-use crate::view::{Known, Mesh, View};
+use crate::view::{Declared, Known, Mesh, View};
 
 /// The SDS names of a sidecar's own certificate and of the mesh's roots (D5).
 const OWN: &str = "default";
@@ -59,13 +60,27 @@ pub(crate) fn mode(
     labels: &BTreeMap<String, String>,
     port: u16,
 ) -> Mode {
+    decided(mesh, namespace, labels, port).0
+}
+
+/// The mode with the PeerAuthentication that says so; `None`: nobody does.
+pub(super) fn decided(
+    mesh: &Mesh,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    port: u16,
+) -> (Mode, Option<Resource>) {
     let root = mesh.settings.root_namespace.as_str();
     let rules = &mesh.peer_authentications;
+    let says = |rule: &Declared<PeerAuthentication>, mtls: Option<&MutualTls>, part: &str| {
+        let resource = || rule.resource("PeerAuthentication", part.to_owned());
+        mode_of(mtls).map(|mode| (mode, Some(resource())))
+    };
     let wide = |of: &str| {
         rules
             .iter()
             .find(|rule| rule.namespace == of && rule.spec.selector.is_none())
-            .and_then(|rule| mode_of(rule.spec.mtls.as_ref()))
+            .and_then(|rule| says(rule, rule.spec.mtls.as_ref(), ""))
     };
     let own = rules.iter().find(|rule| {
         rule.namespace == namespace
@@ -76,16 +91,17 @@ pub(crate) fn mode(
                 .as_ref()
                 .is_some_and(|selector| selector.matches(labels))
     });
-    let mut mode = wide(root).unwrap_or(Mode::Permissive);
+    let mut decided = wide(root).unwrap_or((Mode::Permissive, None));
     if namespace != root {
-        mode = wide(namespace).unwrap_or(mode);
+        decided = wide(namespace).unwrap_or(decided);
     }
     if let Some(own) = own {
-        mode = mode_of(own.spec.mtls.as_ref()).unwrap_or(mode);
+        decided = says(own, own.spec.mtls.as_ref(), "").unwrap_or(decided);
         let for_port = own.spec.port_level_mtls.get(&port.to_string());
-        mode = mode_of(for_port).unwrap_or(mode);
+        let part = format!("portLevelMtls[{port}]");
+        decided = says(own, for_port, &part).unwrap_or(decided);
     }
-    mode
+    decided
 }
 
 /// Whether callers may open mesh mTLS to a member's port.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use ripstop_model::intent::destination_rule::ConnectionPool;
 use ripstop_model::intent::registry::Port;
 use ripstop_model::protocol::Protocol as AppProtocol;
-use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::cluster::{Cluster, Discovery, LbPolicy, Protocol, ServiceRef};
 use ripstop_model::snapshot::http::RouteSource;
 use ripstop_model::snapshot::listener::{
@@ -20,6 +19,7 @@ use ripstop_model::snapshot::route::{
     Action, Forward, Route, RouteConfig, RouteMatch, Split, VirtualHost,
 };
 use ripstop_model::snapshot::tls::DownstreamTls;
+use ripstop_model::snapshot::{Name, Resource};
 
 use super::identity::Mode;
 use super::policy::{self, Place};
@@ -68,7 +68,7 @@ pub(super) fn listener(view: &View<'_>, name: &Name) -> Option<Listener> {
         by_port: false,
     };
     let protocol = side.protocol(inbound.target_port);
-    let chains = side.chains(inbound.target_port);
+    let (chains, resource) = side.chains(inbound.target_port);
     Some(Listener {
         name: name.clone(),
         address: inbound.address,
@@ -84,7 +84,8 @@ pub(super) fn listener(view: &View<'_>, name: &Name) -> Option<Listener> {
         chains,
         default_chain: None,
         buffer_limit: view.mesh.settings.table().buffer_limit,
-        access_logs: view.mesh.settings.access_logs.clone(),
+        access_logs: service::refused_logs(view),
+        resource,
     })
 }
 
@@ -105,7 +106,7 @@ fn virtual_inbound(view: &View<'_>, member: &Arc<Member>) -> Listener {
         service::to_fixed(view, BLACK_HOLE),
     )];
     for target in member.targets() {
-        chains.extend(side.chains(target));
+        chains.extend(side.chains(target).0);
     }
     chains.extend(side.undeclared());
     Listener {
@@ -124,7 +125,9 @@ fn virtual_inbound(view: &View<'_>, member: &Arc<Member>) -> Listener {
         chains,
         default_chain: None,
         buffer_limit: view.mesh.settings.table().buffer_limit,
-        access_logs: view.mesh.settings.access_logs.clone(),
+        access_logs: service::refused_logs(view),
+        // Of several ports: each may follow another.
+        resource: None,
     }
 }
 
@@ -166,8 +169,9 @@ impl Side<'_, '_> {
             .unwrap_or_default()
     }
 
-    fn chains(&self, target: u16) -> Vec<Arc<FilterChain>> {
-        let mode = identity::mode(
+    /// The chains of a port, and what decided which transports they take.
+    fn chains(&self, target: u16) -> (Vec<Arc<FilterChain>>, Option<Resource>) {
+        let (mode, resource) = identity::decided(
             self.view.mesh,
             &self.member.namespace,
             &self.member.labels,
@@ -180,9 +184,10 @@ impl Side<'_, '_> {
             // back the greeting of a server that speaks first, in case a ClientHello is on its way.
             rows.retain(|row| !row.mtls);
         }
-        rows.into_iter()
-            .map(|row| self.chain(row, Some(target), protocol))
-            .collect()
+        let chains = rows
+            .into_iter()
+            .map(|row| self.chain(row, Some(target), protocol));
+        (chains.collect(), resource)
     }
 
     /// Ports of the application that nobody declared: to where the client wanted to go.
@@ -242,7 +247,9 @@ impl Side<'_, '_> {
             (Mode::Disable, false, true) => vec![row("tcp", None, none(), false, false)],
             (Mode::Disable, false, false) => vec![
                 row("http", Some(RawBuffer), plain, false, true),
-                row("tcp", None, none(), false, false),
+                // A chain for any transport would never be looked at: one for plain bytes is more specific.
+                row("tcp", Some(RawBuffer), none(), false, false),
+                row("tls", Some(Tls), none(), false, false),
             ],
         }
     }

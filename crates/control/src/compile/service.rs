@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ripstop_model::intent::registry::Port;
 use ripstop_model::seam::{HostPort, HostRecord};
-use ripstop_model::snapshot::http::RouteSource;
+use ripstop_model::snapshot::http::{AccessLog, LogFilter, RouteSource};
 use ripstop_model::snapshot::listener::{
     ChainMatch, Direction, FilterChain, Inspect, Listener, TcpProxy, Terminal, TransportProtocol,
 };
@@ -19,7 +19,7 @@ use crate::address;
 use crate::registry::Present;
 use crate::view::{Known, View, Wanted, cluster_name, route_name};
 
-pub(super) const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
+pub const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
 const OUTBOUND_PORT: u16 = 15001;
 /// A mesh of more services tells none unasked: what a proxy holds must not grow with the mesh (docs/decisions/0003).
 const HOSTS_UNASKED: usize = 1000;
@@ -209,7 +209,19 @@ pub(super) fn outbound(
         default_chain,
         buffer_limit: view.mesh.settings.table().buffer_limit,
         access_logs: Vec::new(),
+        resource: None,
     })
+}
+
+/// The log of a listener for the connections that none of its chains takes. Envoy would write every connection there.
+pub(super) fn refused_logs(view: &View<'_>) -> Vec<AccessLog> {
+    let mut logs = view.mesh.settings.access_logs.clone();
+    if view.client.stock {
+        for log in &mut logs {
+            log.filter = Some(LogFilter::ResponseFlags(vec!["NR".to_owned()]));
+        }
+    }
+    logs
 }
 
 pub(super) fn quiet() -> Inspect {
@@ -346,19 +358,30 @@ pub(super) fn names(view: &View<'_>, known: &Known, wanted: &mut Wanted) {
     }
 }
 
-/// Where a captured stock Envoy takes every outbound connection and hands it to the listener of its destination.
+/// Where a captured proxy takes every outbound connection and hands it to the listener of its destination. What has none
+/// leaves the mesh or, under REGISTRY_ONLY, goes nowhere: a stock Envoy needs a cluster for that, a ripstop sidecar has no
+/// chain and says why.
 pub(super) fn virtual_outbound(view: &View<'_>) -> Listener {
     let settings = &view.mesh.settings;
-    let nowhere = if view.allows_any() {
-        PASSTHROUGH
-    } else {
-        BLACK_HOLE
+    let nowhere = match (view.allows_any(), view.client.stock) {
+        (true, _) => Some(PASSTHROUGH),
+        (false, true) => Some(BLACK_HOLE),
+        (false, false) => None,
     };
-    // Something that dials the capture port itself would go round in circles.
-    let own = ChainMatch {
-        destination_port: Some(OUTBOUND_PORT),
-        ..ChainMatch::default()
-    };
+    let catch_all = nowhere.map(|cluster| {
+        let name = "virtualOutbound-catchall-tcp";
+        chain(name, ChainMatch::default(), to_fixed(view, cluster))
+    });
+    let mut chains = Vec::new();
+    if view.client.stock {
+        // Something that dials the capture port itself would go round in circles; a sidecar sees that by itself.
+        let own = ChainMatch {
+            destination_port: Some(OUTBOUND_PORT),
+            ..ChainMatch::default()
+        };
+        let fixed = to_fixed(view, BLACK_HOLE);
+        chains.push(chain("virtualOutbound-blackhole", own, fixed));
+    }
     Listener {
         name: VIRTUAL_OUTBOUND.into(),
         address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), OUTBOUND_PORT),
@@ -369,18 +392,19 @@ pub(super) fn virtual_outbound(view: &View<'_>) -> Listener {
             ..quiet()
         },
         use_original_dst: true,
-        chains: vec![chain(
-            "virtualOutbound-blackhole",
-            own,
-            to_fixed(view, BLACK_HOLE),
-        )],
-        default_chain: Some(chain(
-            "virtualOutbound-catchall-tcp",
-            ChainMatch::default(),
-            to_fixed(view, nowhere),
-        )),
+        chains,
+        default_chain: catch_all,
         buffer_limit: settings.table().buffer_limit,
-        access_logs: Vec::new(),
+        access_logs: match view.client.stock {
+            true => Vec::new(),
+            false => settings.access_logs.clone(),
+        },
+        resource: (!view.allows_any())
+            .then(|| {
+                view.sidecar()
+                    .map(|sidecar| sidecar.resource("Sidecar", String::new()))
+            })
+            .flatten(),
     }
 }
 

@@ -305,8 +305,7 @@ impl Crew {
     pub(super) async fn end(&mut self) {
         let _ = timeout(LEAVE, self.keeper.child.wait()).await;
         if let Some(mut sidecar) = self.sidecar.take() {
-            // Once more where it was told before: for what happened since.
-            if sidecar.lifeline.send(&Order::Drain, &[]).is_ok() {
+            if sidecar.lifeline.send(&Order::End, &[]).is_ok() {
                 let drained = async {
                     while let Ok(Some((report, _))) = sidecar.lifeline.receive::<Report>().await {
                         if report == Report::Drained {

@@ -26,6 +26,8 @@ pub struct Listener {
     pub buffer_limit: u32,
     /// The listener's own log: connections that no chain took.
     pub access_logs: Vec<AccessLog>,
+    /// The user's resource because of which such connections are refused.
+    pub resource: Option<Resource>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

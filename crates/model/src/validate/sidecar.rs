@@ -8,7 +8,7 @@ use crate::diagnostic::{Code, Severity};
 use crate::intent::Sidecar;
 use crate::intent::registry::covers;
 use crate::intent::selection::WorkloadSelector;
-use crate::intent::sidecar::{Import, OutboundMode};
+use crate::intent::sidecar::Import;
 use crate::schema::Path;
 
 pub(super) fn check(on: &mut Checker<'_>, spec: &Sidecar) {
@@ -34,16 +34,6 @@ pub(super) fn check(on: &mut Checker<'_>, spec: &Sidecar) {
         &root.field("inboundConnectionPool"),
         spec.inbound_connection_pool.as_ref(),
     );
-    let at = root.field("outboundTrafficPolicy");
-    let mode = spec.outbound_traffic_policy.as_ref();
-    if mode.is_some_and(|policy| policy.mode != Some(OutboundMode::AllowAny)) {
-        on.warning(
-            Code::NotSupportedYet,
-            &at,
-            "only a stock Envoy refuses addresses outside the mesh; a ripstop sidecar lets them pass",
-        )
-        .help("keep workloads from leaving the mesh with the host's firewall");
-    }
 }
 
 fn egress(on: &mut Checker<'_>, list: &Path<'_>, spec: &Sidecar) {

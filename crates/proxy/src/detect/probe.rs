@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{First, Greeting, Habit, MOST, Place, first, greeting};
 use crate::connection::{Connection, Hello};
 use crate::error::Error;
-use crate::tcp::{self, Upstream};
+use crate::tcp::{self, Attempts, Upstream};
 use crate::worker::Worker;
 
 /// On a port whose clients are known to speak first, the upstream is opened only when this one is late.
@@ -42,7 +42,7 @@ pub(crate) enum Decision {
 pub(crate) struct Opened {
     pub(crate) connection: Rc<Connection>,
     pub(crate) upstream: Result<Upstream, Error>,
-    pub(crate) attempts: u32,
+    pub(crate) attempts: Attempts,
     /// What the server has said already.
     pub(crate) greeting: Vec<u8>,
     /// Where the server is to be remembered as the one who speaks first, once the client has taken its greeting.
@@ -81,7 +81,7 @@ pub(crate) async fn decide(
             learnt.learn(place, Habit::Client, Instant::now());
         }
     };
-    let mut attempts = 0;
+    let mut attempts = Attempts::default();
     if habit == Some(Habit::Server) && place.caller.is_none() {
         let upstream = tcp::connect(&connection, &mut attempts).await;
         return Decision::Opaque(Opened {

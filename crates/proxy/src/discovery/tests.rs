@@ -52,6 +52,7 @@ fn listener(name: &str, cluster: &str) -> (Name, Resource) {
         default_chain: None,
         buffer_limit: 0,
         access_logs: Vec::new(),
+        resource: None,
     };
     (name.into(), Resource::Listener(Arc::new(listener)))
 }

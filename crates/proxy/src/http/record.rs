@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ripstop_model::reason::Reason;
 use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::listener::Direction;
 use ripstop_telemetry::record::{
@@ -16,6 +17,7 @@ use super::request::is_grpc;
 use crate::cluster::Cluster;
 use crate::headers::{Headers, Known};
 use crate::message::{RequestHead, ResponseHead};
+use crate::refusal::black_hole;
 use crate::stats;
 
 struct Asked<'a>(&'a RequestHead);
@@ -171,9 +173,12 @@ fn parties<'r>(
         true => (other, own),
         false => (own, other),
     };
-    record.service = cluster
-        .and_then(|cluster| cluster.service.as_ref())
-        .unwrap_or(unknown_service());
+    record.service = match &connection.refusal {
+        Some(refusal) if refusal.reason == Reason::NotRegistered => black_hole(),
+        _ => cluster
+            .and_then(|cluster| cluster.service.as_ref())
+            .unwrap_or(unknown_service()),
+    };
     record.security = match (inbound, connection.caller.principals.is_some()) {
         (true, true) => Security::MutualTls,
         (true, false) => Security::None,

@@ -161,6 +161,7 @@ mod tests {
             default_chain: default_chain.then(|| chain("default", ChainMatch::default())),
             buffer_limit: 0,
             access_logs: Vec::new(),
+            resource: None,
         };
         Listener::new(
             Arc::new(config),

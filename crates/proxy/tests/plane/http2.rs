@@ -1,6 +1,6 @@
 //! HTTP/2 on either side of the data plane, in this process, on loopback; and mesh mTLS between two of them.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::kit::{self, H2, H2Server, Reply, TO_A, bootstrap, start, start_as};
 use bytes::Bytes;
@@ -555,4 +555,18 @@ fn two_sidecars_speak_mtls_in_either_version() {
     let mut plain = Client::connect(server.address("l").unwrap());
     plain.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     assert!(plain.response().is_err());
+    // Nothing at all, or a ClientHello that stops: for as long as a handshake may take, whatever detection may.
+    let patient = inbound
+        .replace(
+            "    filter_chains:\n    - ",
+            "    listener_filters_timeout: 0s\n    listener_filters: [{name: tls, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]\n    filter_chains:\n    - transport_socket_connect_timeout: 0.3s\n      ",
+        );
+    let server = start_as(&patient, 1, Some(mesh.identity("server")));
+    for said in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01"] {
+        let begun = Instant::now();
+        let mut silent = Client::connect(server.address("l").unwrap());
+        silent.send(said);
+        assert!(silent.response().is_err());
+        assert!(begun.elapsed() < Duration::from_secs(8), "{said:?}");
+    }
 }

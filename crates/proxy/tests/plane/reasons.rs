@@ -37,6 +37,10 @@ const ELSEWHERE: &[(Reason, &str)] = &[
         Reason::MtlsRequired,
         "plain text to a STRICT port is closed",
     ),
+    (
+        Reason::NotRegistered,
+        "shown with a mesh whose Sidecar keeps it in, in the tests of `protocols`",
+    ),
     (Reason::MaxConnectionDuration, "ends opaque connections"),
     (
         Reason::CircuitOpenConnections,
@@ -482,4 +486,72 @@ fn nobody_connects() -> Reason {
         (Some("connect_not_allowed"), 404)
     );
     Reason::ConnectNotAllowed
+}
+
+/// Opaque connections are told nothing; the log says all.
+#[test]
+fn opaque_connections_that_go_nowhere_are_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Upstream::tcp(|_| Ok(()));
+    let dead = ripstop_testkit::port::reserve();
+    let (some, none, closed) = ([up.port()], [], [dead.number()]);
+    let full = "    circuit_breakers: {thresholds: [{max_connections: 0}]}\n";
+    let deny = "      - {name: deny, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: r, rules: {action: DENY, policies: {\"ns[shop]-policy[nobody]-rule[0]\": {permissions: [{any: true}], principals: [{any: true}]}}}}}\n";
+    let cases: [(&str, &[u16], &str, &str, &str); 5] = [
+        (
+            "",
+            &none,
+            "",
+            "no_endpoint UH",
+            "ServiceEntry/shop/up no_healthy_upstream[ServiceEntry/shop/up]",
+        ),
+        (
+            "",
+            &some,
+            full,
+            "circuit_open:max_connections UO",
+            "ServiceEntry/shop/up upstream_reset_before_response_started{overflow}[ServiceEntry/shop/up]",
+        ),
+        (
+            "",
+            &closed,
+            "",
+            "connect_failure UF,URX",
+            "ServiceEntry/shop/up upstream_reset_before_response_started{connection_failure}[ServiceEntry/shop/up]",
+        ),
+        (
+            deny,
+            &some,
+            "",
+            "authz_denied -",
+            "AuthorizationPolicy/shop/nobody#rules[0] rbac_access_denied_matched_policy[AuthorizationPolicy/shop/nobody#rules[0]]",
+        ),
+        (
+            &deny.replace("DENY", "ALLOW").replace(
+                "principals: [{any: true}]",
+                "principals: [{not_id: {any: true}}]",
+            ),
+            &some,
+            "",
+            "authz_not_allowed -",
+            "- rbac_access_denied_matched_policy[none]",
+        ),
+    ];
+    for (index, (filters, ports, settings, told, decided)) in cases.into_iter().enumerate() {
+        let log = folder.path().join(index.to_string());
+        let chain = format!(
+            "    filter_chains:\n    - metadata: {{filter_metadata: {{istio: {{config: /apis/networking.istio.io/v1/namespaces/shop/service-entry/up}}}}}}\n      filters:\n{filters}      - {{name: tcp, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: a, access_log: [{{name: file, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: {{text_format_source: {{inline_string: \"%RIPSTOP_REASON% %RESPONSE_FLAGS% %RIPSTOP_RESOURCE% %CONNECTION_TERMINATION_DETAILS%\\n\"}}}}}}}}]}}}}\n",
+            log.display()
+        );
+        let text = crate::kit::with_listener(&chain, &[("a", ports, settings)]);
+        let running = start(&text, 1);
+        let mut client = TcpStream::connect(running.address("l").unwrap()).unwrap();
+        client.set_read_timeout(Some(wait::GENEROUS)).unwrap();
+        let ended = std::io::Read::read(&mut client, &mut [0; 8]);
+        assert!(!matches!(ended, Ok(n) if n > 0), "{told}: {ended:?}");
+        // Its last lines are written when a proxy ends.
+        running.stop();
+        let line = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(line, format!("{told} {decided}\n"));
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use ripstop_control::compile::VIRTUAL_OUTBOUND;
 use ripstop_control::view::CLUSTER_ID;
 use ripstop_host::sidecar::{Inherited, Supervisor};
 use ripstop_host::supervise::{Order, Report, inherited_document};
@@ -36,7 +37,7 @@ use crate::stage::{Following, Stage};
 /// What a drain waits for at most.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// What the last spans wait for a collector at most.
+/// What the last spans wait for a collector at most, and the last connections for their ends.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs the sidecar whose [`Config`] was inherited as `descriptor`.
@@ -87,8 +88,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .context("DNS and UDP of the workload cannot be served")?;
     inherited.supervisor.report(Report::Ready)?;
     watch_app(&config, sockets, follower.clone());
-    obey(&inherited.supervisor, &follower, &running, &admin, spans).await?;
+    let order = obey(&inherited.supervisor, &follower, &running, &admin, &spans).await?;
+    if order == Some(Order::End) {
+        drain(&follower, &running, &spans).await;
+        running.settle(FLUSH).await;
+    }
     running.stop();
+    if order == Some(Order::End) {
+        // Last: with it the supervisor may be done with us.
+        inherited.supervisor.report(Report::Drained)?;
+    }
     Ok(())
 }
 
@@ -106,7 +115,10 @@ fn discover(config: &Config, identity: &Identity, stage: &Stage) -> Follower {
             wildcards: &[Kind::Host],
         },
         hold: inbound
-            .chain([(Kind::Ranges, Kind::RANGES.into())])
+            .chain([
+                (Kind::Ranges, Kind::RANGES.into()),
+                (Kind::Listener, VIRTUAL_OUTBOUND.into()),
+            ])
             .collect(),
         channel: identity.channel(),
         bearer: None,
@@ -288,35 +300,38 @@ fn watch_app(config: &Config, sockets: Arc<dyn ripstop_proxy::Sockets>, follower
     });
 }
 
-/// Follows the supervisor's orders until it, or a signal, says to end.
+/// Follows the supervisor's orders until it, or a signal, says to end; the order that does.
 async fn obey(
     supervisor: &Supervisor,
     follower: &Follower,
     running: &Running,
     admin: &Admin,
-    spans: Option<Spans>,
-) -> anyhow::Result<()> {
+    spans: &Option<Spans>,
+) -> anyhow::Result<Option<Order>> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     loop {
         tokio::select! {
             order = supervisor.order() => match order? {
                 Some(Order::Drain) => {
-                    // Callers leave first, on our own word; then requests end; outbound goes on (R4.2).
-                    follower.report(Some("draining".to_owned())).await;
-                    running.drain().await;
-                    // Before the answer: with it the supervisor may be done with us.
-                    if let Some(spans) = &spans {
-                        spans.flush(FLUSH).await;
-                    }
+                    drain(follower, running, spans).await;
                     supervisor.report(Report::Drained)?;
                 }
-                None => return Ok(()),
+                ending => return Ok(ending),
             },
-            _ = terminate.recv() => return Ok(()),
-            () = admin.quit() => return Ok(()),
+            _ = terminate.recv() => return Ok(None),
+            () = admin.quit() => return Ok(None),
             // The terminal's Ctrl-C reaches the whole group; the supervisor decides what ends when.
             _ = interrupt.recv() => {}
         }
+    }
+}
+
+/// Callers leave first, on our own word; then requests end; outbound goes on (R4.2).
+async fn drain(follower: &Follower, running: &Running, spans: &Option<Spans>) {
+    follower.report(Some("draining".to_owned())).await;
+    running.drain().await;
+    if let Some(spans) = spans {
+        spans.flush(FLUSH).await;
     }
 }

@@ -306,6 +306,50 @@ def outside_by_address():
     assert fetch("203.0.113.10", 80, "/")[0].startswith("HTTP/1.1 200")
 
 
+def outside_declared():
+    assert fetch("outside.example", 80, "/")[0].startswith("HTTP/1.1 200")
+
+
+def nobody_there():
+    """Opaque bytes to where nobody is: a dead endpoint, a port that the service does not have."""
+    for host, port in [("gone.test", 7009), ("greeter", 7999)]:
+        try:
+            with dial(host, port) as connection:
+                connection.sendall(b"\x00anybody?")
+                said = rest(connection)
+        except ConnectionResetError:
+            said = b""
+        assert said == b"", (host, said)
+
+
+def kept_in_http():
+    head, _ = fetch("203.0.113.10", 80, "/")
+    assert head.startswith("HTTP/1.1 502") and "x-ripstop-reason: not_registered" in head, head
+
+
+def kept_in_tcp():
+    try:
+        with dial("203.0.113.10", 80) as connection:
+            connection.sendall(b"\x00anybody?")
+            said = rest(connection)
+    except ConnectionResetError:
+        said = b""
+    assert said == b"", said
+
+
+def kept_in_metric():
+    wanted = {"istio_requests_total{", "istio_tcp_connections_opened_total{"}
+    end = time.monotonic() + LIMIT
+    while wanted:
+        assert time.monotonic() < end, (wanted, page)
+        with urllib.request.urlopen(os.environ["RIPSTOP_METRICS"], timeout=LIMIT) as answer:
+            page = answer.read().decode()
+        for row in page.splitlines():
+            if 'destination_service_name="BlackHoleCluster"' in row and 'response_flags="UH"' in row:
+                wanted.discard(row.partition("{")[0] + "{")
+        time.sleep(0.1)
+
+
 def no_such_name():
     """It may be a service that came since: an error, and soon."""
     start = time.monotonic()

@@ -37,6 +37,9 @@ echo nameserver 203.0.113.53 >resolv.conf
 mount --bind resolv.conf /etc/resolv.conf
 exec python3 peers.py outside 80";
 
+/// Where every sidecar of a lab writes its access log.
+const LOG: &str = "access.log";
+
 pub(crate) struct Lab {
     caller: Caller,
     binary: PathBuf,
@@ -97,12 +100,29 @@ impl Lab {
             .unwrap();
         lab.write("tls.crt", &certificate.pem());
         lab.write("tls.key", &key.serialize_pem());
-        lab.write("mesh.yaml", &format!("{HEAD}{services}"));
+        let log = format!("  accessLog: {{path: {}}}\n", lab.path(LOG).display());
+        lab.write("mesh.yaml", &format!("{HEAD}{log}{services}"));
         lab
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The line of the access log that has all of these, once it is there.
+    #[track_caller]
+    pub(crate) fn logged(&self, parts: &[&str]) -> String {
+        let found = wait::within(PATIENCE, || {
+            let text = std::fs::read_to_string(self.path(LOG)).ok()?;
+            let mut lines = text.lines();
+            lines
+                .find(|line| parts.iter().all(|part| line.contains(part)))
+                .map(str::to_owned)
+        });
+        found.unwrap_or_else(|| {
+            let text = std::fs::read_to_string(self.path(LOG)).unwrap_or_default();
+            panic!("no line has {parts:?}:\n{text}")
+        })
     }
 
     /// Writes a file whole: a reader sees the old one or the new one.

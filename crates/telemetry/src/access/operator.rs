@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, UNIX_EPOCH};
 
 use ripstop_model::format::{Fact, Head, Operator, Stamp, Value as Asked};
+use ripstop_model::reason::{Reason, Side};
 use time::OffsetDateTime;
 
 use crate::record::{Fields, Kind, Record};
@@ -65,7 +66,7 @@ fn fact<'a>(fact: Fact, r: &'a Record<'_>) -> Value<'a> {
             }
         }
         Fact::ResponseCodeDetails => details(r),
-        Fact::ConnectionTerminationDetails => Value::text(r.termination_details),
+        Fact::ConnectionTerminationDetails => termination(r),
         Fact::ResponseFlags => {
             if r.flags.is_empty() {
                 Value::Text("-".into())
@@ -140,16 +141,35 @@ fn fact<'a>(fact: Fact, r: &'a Record<'_>) -> Value<'a> {
 /// `via_upstream`, or why the proxy answered; with the deciding resource in brackets, as Istio names the policy that
 /// denied. One token without spaces.
 fn details<'a>(record: &'a Record<'_>) -> Value<'a> {
-    match (record.reason, record.resource) {
-        (Some(reason), None) => Value::text(Some(reason.details())),
-        (Some(reason), Some(resource)) => {
-            let resource = resource.replace(|c: char| c.is_whitespace(), "_");
+    match record.reason {
+        _ if record.kind == Kind::Tcp => Value::Unset,
+        Some(reason) => decided(reason, record.resource),
+        None if record.status != 0 => Value::Text("via_upstream".into()),
+        None => Value::Unset,
+    }
+}
+
+/// Why an opaque connection ended. Envoy says that of its own decisions alone; where a resource decided it is named.
+fn termination<'a>(record: &'a Record<'_>) -> Value<'a> {
+    match record.reason {
+        _ if record.termination_details.is_some() => Value::text(record.termination_details),
+        Some(reason)
+            if record.kind == Kind::Tcp
+                && (record.resource.is_some() || reason.side() == Side::Mesh) =>
+        {
+            decided(reason, record.resource)
+        }
+        _ => Value::Unset,
+    }
+}
+
+fn decided<'a>(reason: Reason, resource: Option<&str>) -> Value<'a> {
+    match resource {
+        None => Value::text(Some(reason.details())),
+        Some(resource) => {
+            let resource = resource.replace(char::is_whitespace, "_");
             Value::owned(format!("{}[{resource}]", reason.details()))
         }
-        (None, _) if record.kind != Kind::Tcp && record.status != 0 => {
-            Value::Text("via_upstream".into())
-        }
-        (None, _) => Value::Unset,
     }
 }
 

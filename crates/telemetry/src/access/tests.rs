@@ -103,8 +103,7 @@ fn istio_text_of_a_tcp_connection() {
     record.upstream_failure = Some("delayed connect error: Connection refused");
     assert_eq!(
         line(&Format::text(ISTIO_LOG_TEXT).unwrap(), &record),
-        "[1970-01-01T00:00:00.000Z] \"- - -\" 0 UF \
-         upstream_reset_before_response_started{connection_failure} - \
+        "[1970-01-01T00:00:00.000Z] \"- - -\" 0 UF - - \
          \"delayed connect error: Connection refused\" 12 0 0 - \"-\" \"-\" \"-\" \"-\" \"-\" - - - - \
          outbound_.5432_._.db -\n"
     );

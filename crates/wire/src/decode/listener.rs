@@ -24,7 +24,7 @@ pub(crate) fn listener(cx: &mut Decoding, m: listener::Listener) -> Option<Liste
         name, address, filter_chains, use_original_dst, default_filter_chain,
         per_connection_buffer_limit_bytes, deprecated_v1, listener_filters,
         listener_filters_timeout, continue_on_listener_filters_timeout, traffic_direction,
-        api_listener, access_log, bind_to_port, listener_specifier,
+        api_listener, access_log, bind_to_port, listener_specifier, metadata,
     }
     refuse { filter_chain_matcher, transparent }
     ignore {
@@ -32,7 +32,7 @@ pub(crate) fn listener(cx: &mut Decoding, m: listener::Listener) -> Option<Liste
         freebind, socket_options, udp_listener_config, enable_mptcp, tcp_keepalive,
     }
     inert {
-        stat_prefix, stats_matcher, metadata, drain_type, tcp_fast_open_queue_length,
+        stat_prefix, stats_matcher, drain_type, tcp_fast_open_queue_length,
         connection_balance_config, reuse_port, enable_reuse_port, tcp_backlog_size,
         max_connections_to_accept_per_socket_event, ignore_global_conn_limit,
         bypass_overload_manager,
@@ -96,6 +96,7 @@ pub(crate) fn listener(cx: &mut Decoding, m: listener::Listener) -> Option<Liste
         default_chain,
         buffer_limit: per_connection_buffer_limit_bytes.map_or(envoy::BUFFER_LIMIT, |v| v.value),
         access_logs: access_logs(cx, access_log),
+        resource: resource(&metadata),
     })
 }
 

@@ -13,6 +13,8 @@ use super::{authz, http, tls};
 use crate::pb::{core, google, kind, listener, listener_filters, tcp_proxy};
 
 pub(crate) fn listener(l: &Listener) -> listener::Listener {
+    let mut meta = Meta::default();
+    meta.put_resource(&l.resource);
     listener::Listener {
         name: l.name.to_string(),
         address: Some(socket_address(l.address)),
@@ -31,6 +33,7 @@ pub(crate) fn listener(l: &Listener) -> listener::Listener {
         default_filter_chain: l.default_chain.as_deref().map(filter_chain),
         per_connection_buffer_limit_bytes: uint(l.buffer_limit),
         access_log: l.access_logs.iter().map(access_log).collect(),
+        metadata: meta.finish(),
         ..Default::default()
     }
 }

@@ -665,6 +665,7 @@ fn listener(name: &str, port: u16, chains: Vec<FilterChain>) -> Listener {
         default_chain: None,
         buffer_limit: 32_768,
         access_logs: Vec::new(),
+        resource: None,
     }
 }
 

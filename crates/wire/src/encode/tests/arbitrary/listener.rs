@@ -197,6 +197,7 @@ impl Entropy {
             default_chain: self.optional(|e| Arc::new(e.chain())),
             buffer_limit: self.u32(),
             access_logs: self.list(1, Self::access_log),
+            resource: self.optional(Self::resource),
         }
     }
 
