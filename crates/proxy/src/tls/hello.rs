@@ -61,14 +61,16 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     }
 }
 
-/// The handshake bytes of all records so far; `None` if a record is not what may come first.
+/// The handshake bytes of the records so far, up to the one that makes the hello whole: what follows it must not matter, or
+/// the verdict would hang on how the bytes happened to arrive. `None` if a record is not what may come first.
 fn join(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::with_capacity(bytes.len());
     let mut reader = Reader(bytes);
-    while let Some(kind) = reader.byte() {
+    while !is_whole(&message)
+        && let Some(kind) = reader.byte()
+    {
         if kind != HANDSHAKE {
-            // Another record after a hello that is whole is none of our business.
-            return (!message.is_empty() && is_whole(&message)).then_some(message);
+            return None;
         }
         let (Some(_version), Some(length)) = (reader.take(2), reader.length(2)) else {
             break;
@@ -235,9 +237,14 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(sniff(&bytes[..cut]), Sniff::Partial, "{cut}");
             }
-            let mut more = bytes.clone();
-            more.extend_from_slice(b"\x14\x03\x03\x00\x01\x01");
-            assert_eq!(sniff(&more), said(Some(&lower), alpn));
+            for follows in [
+                &b"\x14\x03\x03\x00\x01\x01"[..],
+                b"\x16\x03\x03\x00\x00",
+                b"\x16\x03",
+            ] {
+                let more = [&bytes, follows].concat();
+                assert_eq!(sniff(&more), said(Some(&lower), alpn));
+            }
         }
         assert_eq!(sniff(&hello("127.0.0.1", &["h2"])), said(None, &["h2"]));
     }
