@@ -3,22 +3,28 @@
 //! Domains are searched exact, longest `*.suffix`, longest `prefix.*`, `*`; routes in order, first match wins
 //! (Envoy, `config.route.v3.VirtualHost.domains`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::request::RequestView;
 use crate::snapshot::route::{PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use paths::Paths;
 
-/// A [`RouteConfig`] with its domains indexed. Cheap to clone.
+mod paths;
+
+/// A [`RouteConfig`] with its domains and paths indexed. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Table {
     pub config: Arc<RouteConfig>,
     domains: Arc<Domains>,
+    /// Of each virtual host.
+    paths: Arc<[Paths]>,
 }
 
 #[derive(Debug, Default)]
 struct Domains {
-    exact: HashMap<String, usize>,
+    exact: FxHashMap<String, usize>,
     /// Suffix with its dot and host index, longest first.
     suffixes: Vec<(String, usize)>,
     /// Prefix with its dot and host index, longest first.
@@ -42,8 +48,12 @@ pub enum Miss {
 
 impl Table {
     pub fn new(config: Arc<RouteConfig>) -> Table {
-        let domains = Arc::new(Domains::new(&config.hosts));
-        Table { config, domains }
+        let paths = config.hosts.iter().map(|host| Paths::new(&host.routes));
+        Table {
+            domains: Arc::new(Domains::new(&config.hosts)),
+            paths: paths.collect(),
+            config,
+        }
     }
 
     /// Selects a route. `draw` is uniformly random and decides runtime fractions; `tls` says whether the client came over TLS.
@@ -53,24 +63,29 @@ impl Table {
         draw: u64,
         tls: bool,
     ) -> Result<Selected<'_>, Miss> {
-        let host = self.host(request.authority()).ok_or(Miss::NoVirtualHost)?;
-        let route = host
-            .routes
-            .iter()
-            .find(|route| route.matches.holds(request, draw, tls))
-            .ok_or(Miss::NoRoute)?;
+        let at = self.find(request.authority());
+        let of_host = at.and_then(|at| Some((self.config.hosts.get(at)?, self.paths.get(at)?)));
+        let (host, paths) = of_host.ok_or(Miss::NoVirtualHost)?;
+        let holds = |index: usize| {
+            let route = host.routes.get(index);
+            route.is_some_and(|route| route.matches.holds(request, draw, tls))
+        };
+        let route = paths.first(request.path(), holds);
+        let route = route.and_then(|index| host.routes.get(index));
+        let route = route.ok_or(Miss::NoRoute)?;
         Ok(Selected { host, route })
     }
 
     /// The virtual host that serves a normalised authority.
     pub fn host(&self, authority: &str) -> Option<&Arc<VirtualHost>> {
-        let authority = if self.config.ignore_port {
-            without_port(authority)
-        } else {
-            authority
-        };
-        let index = self.domains.find(authority)?;
-        self.config.hosts.get(index)
+        self.config.hosts.get(self.find(authority)?)
+    }
+
+    fn find(&self, authority: &str) -> Option<usize> {
+        self.domains.find(match self.config.ignore_port {
+            true => without_port(authority),
+            false => authority,
+        })
     }
 }
 
@@ -299,6 +314,65 @@ mod tests {
                 .host("a:81")
                 .is_some()
         );
+    }
+
+    /// The index finds what a scan finds.
+    #[test]
+    fn many_routes_in_order() {
+        let mut state = 7u64;
+        let mut next = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % below
+        };
+        let mut found = 0;
+        for _ in 0..500 {
+            let mut text = |most: u64| -> String {
+                let letters = (0..next(most)).map(|_| ['a', 'b', '/', 'A'][next(4) as usize]);
+                std::iter::once('/').chain(letters).collect()
+            };
+            let paths: Vec<String> = (0..8).map(|_| text(5)).collect();
+            let asked: Vec<String> = (0..20).map(|_| text(8)).collect();
+            let routes = paths.into_iter().map(|literal| {
+                let of = match next(6) {
+                    0 => PathMatch::Exact(literal),
+                    1 => PathMatch::SegmentPrefix(literal),
+                    2 => PathMatch::Regex(Pattern::new(&format!("{literal}.*")).unwrap()),
+                    _ => PathMatch::Prefix(literal),
+                };
+                let ignore_case = next(5) == 0;
+                route(
+                    "r",
+                    RouteMatch {
+                        ignore_case,
+                        ..path(of)
+                    },
+                )
+            });
+            let t = table(vec![host("h", &["*"], routes.collect())], false);
+            for asked in asked {
+                let request = Fixture::get("any", &asked);
+                let scanned = t.config.hosts[0]
+                    .routes
+                    .iter()
+                    .find(|r| r.matches.holds(&request, 0, false));
+                let selected = t
+                    .select(&request, 0, false)
+                    .ok()
+                    .map(|selected| selected.route);
+                assert!(
+                    match (scanned, selected) {
+                        (Some(scanned), Some(selected)) => Arc::ptr_eq(scanned, selected),
+                        (None, None) => true,
+                        _ => false,
+                    },
+                    "{asked}: {scanned:?} {selected:?}"
+                );
+                found += usize::from(selected.is_some());
+            }
+        }
+        assert!(found > 3000, "{found} of 10000 matched something");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Idle upstream connections of one worker, by cluster and endpoint: taken when still silent, kept when clean.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use ripstop_model::snapshot::cluster::Protocol;
 use ripstop_model::snapshot::endpoint::Target;
 use ripstop_model::snapshot::listener::Direction;
 use ripstop_model::snapshot::route::Priority;
+use rustc_hash::FxHashMap;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -80,7 +81,7 @@ impl Drop for Ticket {
 
 #[derive(Default)]
 pub struct Pools {
-    clusters: RefCell<HashMap<u64, Pool>>,
+    clusters: RefCell<FxHashMap<u64, Pool>>,
 }
 
 #[expect(
@@ -89,7 +90,7 @@ pub struct Pools {
 )]
 struct Pool {
     cluster: Arc<Cluster>,
-    idle: HashMap<Key, Vec<Box<Http1>>>,
+    idle: FxHashMap<Key, Vec<Box<Http1>>>,
     /// Requests of this worker that wait at the limit, first come first served.
     waiting: VecDeque<(Key, oneshot::Sender<Box<Http1>>)>,
     sessions: Sessions,
@@ -374,7 +375,7 @@ impl Pool {
     fn new(cluster: &Arc<Cluster>) -> Pool {
         Pool {
             cluster: cluster.clone(),
-            idle: HashMap::new(),
+            idle: FxHashMap::default(),
             waiting: VecDeque::new(),
             sessions: Sessions::default(),
         }

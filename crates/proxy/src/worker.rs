@@ -4,7 +4,6 @@
 //! readable, so a connection that waits owns no buffer at all.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ripstop_model::snapshot::cluster::Discovery;
+use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -67,14 +67,14 @@ pub struct Worker {
     heads: RefCell<Vec<RequestHead>>,
     responses: RefCell<Vec<ResponseHead>>,
     seed: Cell<u64>,
-    balances: RefCell<HashMap<u64, Balance>>,
+    balances: RefCell<FxHashMap<u64, Balance>>,
     pub telemetry: RefCell<ripstop_telemetry::Worker>,
     pub labels: Labels,
     /// Who speaks first, by destination.
     pub(crate) learnt: RefCell<Learnt>,
     /// The current second and its `date` header.
     date: RefCell<(u64, String)>,
-    connections: RefCell<HashMap<u64, Waker>>,
+    connections: RefCell<FxHashMap<u64, Waker>>,
     next_connection: Cell<u64>,
 }
 

@@ -12,7 +12,7 @@ use super::report::{Bar, Report};
 use super::subject::{Ground, Shape, Subject};
 
 /// Of each measurement, interleaved; the median is what to quote.
-const REPETITIONS: usize = 7;
+const REPETITIONS: usize = 5;
 const LOAD_SECONDS: u32 = 3;
 const CONNECTIONS: u32 = 32;
 /// A proxy by itself is to end at a sidecar's size, however it was configured.
