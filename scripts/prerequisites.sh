@@ -30,6 +30,7 @@ tests=(
   go:golang-go              # one that brings a resolver of its own
   /usr/share/doc/ruby-webrick:ruby-webrick  # a server of a thread per connection
   curl:curl
+  h2load:nghttp2-client     # a client that asks as much as it can
   runuser:util-linux
 )
 

@@ -528,6 +528,7 @@ async fn head<D: Downstream>(
         if up.backlog() < queued {
             moved = Instant::now();
         }
+        up.limit(down.room());
         loop {
             match up.poll_response(cx, response) {
                 Poll::Ready(Ok(accepted)) if accepted.interim => {

@@ -512,4 +512,8 @@ impl Downstream for Http1 {
     fn abort(&mut self) {
         self.aborted = true;
     }
+
+    fn room(&self) -> usize {
+        usize::MAX
+    }
 }

@@ -74,6 +74,8 @@ pub trait Downstream: Body {
     fn upgrade(&mut self, head: &ResponseHead);
     /// Nothing more can be said: the response broke off in the middle.
     fn abort(&mut self);
+    /// So many bytes of a response should come at once: each may have to wait for the client.
+    fn room(&self) -> usize;
 }
 
 /// The server's side of one attempt.
@@ -86,6 +88,8 @@ pub trait Upstream: Body {
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
     ) -> Poll<Result<Accepted, Error>>;
+    /// What is read of the response from now on comes in pieces of no more than this.
+    fn limit(&mut self, most: usize);
     /// Whether the connection served a request before this one.
     fn is_reused(&self) -> bool;
     /// Whether all of the request is with the kernel.

@@ -145,6 +145,7 @@ impl Flow {
         let mut moved = false;
         while !self.answered && down.backlog() < BACKLOG {
             let mut pushed = Ok(());
+            up.limit(down.room());
             let received = up.poll_receive(cx, &mut |part| {
                 request.answered(part);
                 if let Part::Trailers(trailers) = part {

@@ -56,6 +56,8 @@ struct Reply {
     asked: Asked,
     accepted: Accepted,
     limits: Limits,
+    /// Bytes of a single read; `None`: as many as come.
+    most: Option<usize>,
     answered: bool,
     tunnel: bool,
     /// The connection has served a request before: its end may then be no fault of the upstream (R5.1).
@@ -222,7 +224,8 @@ impl Body for Box<Http1> {
             reply.input.drain(..used);
             return Poll::Ready(Ok(()));
         }
-        let polled = worker.poll_read(stream, cx, |bytes| {
+        let most = reply.most.unwrap_or(usize::MAX);
+        let polled = worker.poll_read_most(stream, cx, most, |bytes| {
             if bytes.is_empty() {
                 reply.decoder.close().map_err(malformed)?;
                 sink(Part::End);
@@ -320,7 +323,8 @@ impl Upstream for Box<Http1> {
             }
         }
         loop {
-            let polled = worker.poll_read(stream, cx, |bytes| match bytes.is_empty() {
+            let most = reply.most.unwrap_or(usize::MAX);
+            let polled = worker.poll_read_most(stream, cx, most, |bytes| match bytes.is_empty() {
                 true => Some(Err(reply.ended(None))),
                 false => reply.feed(worker, bytes, head),
             });
@@ -331,6 +335,10 @@ impl Upstream for Box<Http1> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(reply.ended(Some(error)))),
             }
         }
+    }
+
+    fn limit(&mut self, most: usize) {
+        self.reply.most = Some(most);
     }
 
     fn is_reused(&self) -> bool {
@@ -427,6 +435,10 @@ impl Upstream for Leg {
         head: &mut ResponseHead,
     ) -> Poll<Result<Accepted, Error>> {
         either!(self, up => up.poll_response(cx, head))
+    }
+
+    fn limit(&mut self, most: usize) {
+        either!(self, up => up.limit(most));
     }
 
     fn is_reused(&self) -> bool {

@@ -121,17 +121,30 @@ impl Worker {
         cx: &mut Context<'_>,
         with: impl FnOnce(&[u8]) -> R,
     ) -> Poll<io::Result<R>> {
+        self.poll_read_most(stream, cx, usize::MAX, with)
+    }
+
+    /// As [`Worker::poll_read`], and no more than `most` bytes.
+    pub fn poll_read_most<R>(
+        &self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+        most: usize,
+        with: impl FnOnce(&[u8]) -> R,
+    ) -> Poll<io::Result<R>> {
         let mut scratch = self.scratch.take();
         if scratch.is_empty() {
             scratch.resize(SCRATCH_MIN, 0);
         }
-        let mut buf = ReadBuf::new(&mut scratch);
+        let length = scratch.len();
+        let room = scratch.get_mut(..most.clamp(1, length));
+        let mut buf = ReadBuf::new(room.unwrap_or_default());
         let outcome = match Pin::new(stream).poll_read(cx, &mut buf) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) => Poll::Ready(Ok(with(buf.filled()))),
         };
-        let full = buf.remaining() == 0;
+        let full = buf.remaining() == 0 && most >= length;
         if full && scratch.len() < SCRATCH_MAX {
             let wanted = scratch.len() * 2;
             scratch.resize(wanted, 0);

@@ -183,6 +183,10 @@ impl Upstream for Http2 {
         Poll::Ready(accepted)
     }
 
+    fn limit(&mut self, _most: usize) {
+        // DATA comes by the frame, and what waits is bounded by the windows.
+    }
+
     fn is_reused(&self) -> bool {
         self.lease.is_reused()
     }

@@ -45,6 +45,10 @@ const LOCAL_RESETS: usize = 500;
 /// upstream is not read beyond that (CVE-2019-9517).
 const WAITING: usize = 128 * 1024;
 const WAITING_OVERALL: usize = 1024 * 1024;
+/// So much may come with a response's head, and of each response when all that may wait does: a stream whose window is
+/// open goes on, however many others stall.
+const BESIDE_HEAD: usize = 16 * 1024;
+const TRICKLE: usize = 4 * 1024;
 /// A response whose client does not read is given up after this where no stream idle timeout is set.
 const STALLED: Duration = Duration::from_secs(300);
 
@@ -191,6 +195,14 @@ impl Entered {
         let others = self.streams.waiting.get() - self.waiting;
         self.streams.waiting.set(others + waiting);
         self.waiting = waiting;
+    }
+
+    /// What may be read for it at once.
+    fn room(&self) -> usize {
+        match self.streams.waiting.get() >= WAITING_OVERALL {
+            true => TRICKLE,
+            false => WAITING.saturating_sub(self.waiting).max(TRICKLE),
+        }
     }
 
     /// As much waits as may.
@@ -623,5 +635,13 @@ impl Downstream for Http2 {
 
     fn abort(&mut self) {
         self.reset(Code::INTERNAL_ERROR);
+    }
+
+    fn room(&self) -> usize {
+        match self.reply {
+            Reply::Flowing(_) => self.entered.room(),
+            // What comes with the head waits beside it, uncounted.
+            Reply::Awaited(_) | Reply::Over => BESIDE_HEAD,
+        }
     }
 }

@@ -1,0 +1,109 @@
+//! `ripstop proxy` under floods: what they cost it in memory and CPU, and what others feel; and real clients that do much
+//! and are never cut. Which flood is ended by what is shown in the tests of `ripstop-proxy`.
+
+#[path = "floods/busy.rs"]
+mod busy;
+#[path = "floods/cost.rs"]
+mod cost;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use ripstop_testkit::process::Guard;
+use ripstop_testkit::upstream::{Upstream, response};
+use ripstop_testkit::{port, wait};
+
+/// A proxy with one worker before an upstream that answers `/big` with a mebibyte, all else with a word.
+struct Lab {
+    proxy: Guard,
+    address: SocketAddr,
+    _up: Upstream,
+    _folder: tempfile::TempDir,
+}
+
+impl Lab {
+    /// `more`: further fields of the connection manager, one to a line.
+    fn start(more: &str) -> Lab {
+        let up = Upstream::http(|request| match request.target().as_str() {
+            "/big" => response(200, &"x".repeat(1 << 20)),
+            _ => response(200, "fine"),
+        });
+        let held = port::reserve();
+        let address = held.addr();
+        let folder = tempfile::tempdir().expect("a folder for the bootstrap");
+        let file = folder.path().join("bootstrap.yaml");
+        fs::write(&file, bootstrap(address.port(), up.port(), more)).expect("room");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ripstop"));
+        command.args([
+            "proxy",
+            "--workers",
+            "1",
+            "--drain-time",
+            "0",
+            "--bootstrap",
+        ]);
+        let mut proxy = Guard::spawn("ripstop", command.arg(&file));
+        proxy.line_with("serving", wait::GENEROUS);
+        Lab {
+            proxy,
+            address,
+            _up: up,
+            _folder: folder,
+        }
+    }
+
+    /// Resident memory, in KiB.
+    fn memory(&self) -> i64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.proxy.pid()));
+        let status = status.expect("a running proxy");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.and_then(|kib| kib.parse().ok()).expect("a figure")
+    }
+
+    /// CPU time so far, user and system.
+    fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.proxy.pid()));
+        let stat = stat.expect("a running proxy");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let mut ticks = fields.split_whitespace().skip(11);
+        let mut next = || -> u64 { ticks.next().and_then(|t| t.parse().ok()).expect("a figure") };
+        // A hundred ticks a second, on every Linux.
+        Duration::from_millis((next() + next()) * 10)
+    }
+}
+
+fn bootstrap(listener: u16, upstream: u16, more: &str) -> String {
+    format!(
+        r#"
+static_resources:
+  listeners:
+  - name: l
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {listener}}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: l
+          {more}
+          http_filters:
+          - name: router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: /}}, route: {{cluster: a}}}}]
+  clusters:
+  - name: a
+    connect_timeout: 10s
+    circuit_breakers: {{thresholds: [{{max_connections: 600, max_pending_requests: 10000, max_requests: 10000}}]}}
+    load_assignment:
+      cluster_name: a
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {upstream}}}}}}}}}]}}]
+"#
+    )
+}
