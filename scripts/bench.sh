@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make bench`: builds the release binary, measures, and prints. It asserts nothing.
 #
-#   scripts/bench.sh [binary] [http] [tcp] [connect] [memory]    some sections only
+#   scripts/bench.sh [binary] [http] [tcp] [connect] [memory] [trace]    some sections only
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh

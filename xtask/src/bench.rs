@@ -16,6 +16,7 @@ mod relay;
 mod report;
 mod subject;
 mod tcp;
+mod trace;
 
 pub(crate) use peer::run as peer;
 use report::Report;
@@ -56,6 +57,9 @@ pub(crate) fn run(root: &Path, sections: &[&str]) -> anyhow::Result<ExitCode> {
     }
     if wanted("memory") {
         mesh::memory(&ripstop, &mut report)?;
+    }
+    if wanted("trace") {
+        trace::measure(root, &mut report)?;
     }
     report.end();
     Ok(ExitCode::SUCCESS)

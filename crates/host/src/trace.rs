@@ -226,7 +226,10 @@ fn offset(slot: usize) -> u64 {
 
 /// Fills the folder that the application sees: the hooks, and an empty table that it may write.
 pub(crate) fn fill(folder: &Path, producers: &[Producer]) -> io::Result<OwnedFd> {
-    for hook in producers.iter().copied().filter_map(hook) {
+    // Node's hook loads the preloaded object too.
+    let node = producers.contains(&Producer::Node);
+    let loaded = node.then_some(Producer::Preload);
+    for hook in producers.iter().copied().chain(loaded).filter_map(hook) {
         let path = folder.join(hook.file);
         fs::create_dir_all(path.parent().unwrap_or(folder))?;
         fs::write(path, hook.content)?;

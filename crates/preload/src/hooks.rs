@@ -93,29 +93,35 @@ fn followed_from_here() -> Option<Connections<'static>> {
     following()
 }
 
-/// Maps the table, and memory for what is followed, which a forked child finds empty.
-fn open() -> Option<()> {
+/// Maps a table; gives its memory and how many bytes it has.
+///
+/// # Safety
+/// `path` is a string.
+pub(crate) unsafe fn map(path: *const c_char) -> Option<(*mut c_void, usize)> {
     // SAFETY: plain system calls; what they return is checked.
     unsafe {
-        let file = libc::open(PATH.as_ptr().cast(), libc::O_RDWR | libc::O_CLOEXEC);
+        let file = libc::open(path, libc::O_RDWR | libc::O_CLOEXEC);
         if file < 0 {
             return None;
         }
         let end = libc::lseek(file, 0, libc::SEEK_END);
         let bytes = usize::try_from(end).ok().filter(|bytes| *bytes < 1 << 30);
         let table = bytes.map_or(libc::MAP_FAILED, |bytes| {
-            libc::mmap(
-                null_mut(),
-                bytes,
-                libc::PROT_READ_WRITE,
-                libc::MAP_SHARED,
-                file,
-                0,
-            )
+            let (access, kind) = (libc::PROT_READ_WRITE, libc::MAP_SHARED);
+            libc::mmap(null_mut(), bytes, access, kind, file, 0)
         });
         close(file);
         let bytes = bytes.filter(|_| table != libc::MAP_FAILED)?;
         Table::new(table.cast(), bytes)?;
+        Some((table, bytes))
+    }
+}
+
+/// Maps the table, and memory for what is followed, which a forked child finds empty.
+fn open() -> Option<()> {
+    // SAFETY: plain system calls; what they return is checked.
+    unsafe {
+        let (table, bytes) = map(PATH.as_ptr().cast())?;
         let size = FOLLOWED * size_of::<Connection>();
         let own = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let memory = libc::mmap(null_mut(), size, libc::PROT_READ_WRITE, own, -1, 0);

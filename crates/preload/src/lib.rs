@@ -15,6 +15,8 @@
 //! connection is given to epoll, or polled together with another socket; a thread reads a second request before it has
 //! answered the first; or it reads another request's answer.
 //!
+//! The same object is an addon of Node's, see [`node`]: what it stands before is then called by nobody.
+//!
 //! The program must not notice: arguments and results pass unchanged, `errno` is kept, the next object's function is
 //! called, and nothing is followed across a fork.
 
@@ -28,5 +30,6 @@
 pub mod connection;
 pub mod hooks;
 mod libc;
+pub mod node;
 pub mod table;
 pub mod thread;

@@ -88,6 +88,12 @@ pub(crate) fn next(name: &'static str) -> *mut c_void {
     unsafe { dlsym(RTLD_NEXT, name.as_ptr().cast()) }
 }
 
+/// The function of this name (which ends with a zero) in the program.
+pub(crate) fn anywhere(name: &'static str) -> *mut c_void {
+    // SAFETY: the name ends with a zero; null is RTLD_DEFAULT.
+    unsafe { dlsym(core::ptr::null_mut(), name.as_ptr().cast()) }
+}
+
 /// What a function gives that this libc does not have.
 pub(crate) fn missing() -> c_int {
     // SAFETY: the address of this thread's errno.

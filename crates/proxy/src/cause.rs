@@ -113,10 +113,14 @@ impl Attributor {
 
     /// Gives a request that has just arrived from the application the context of its cause, if the cause is certain.
     pub fn inherit(&self, connection: &Connection, head: &mut RequestHead) -> Attribution {
-        let Some(ends) = asked(connection).filter(|_| head.version != Version::Http2) else {
+        let Some(ends) = asked(connection) else {
             return Attribution::NotAsked;
         };
-        let cause = self.noted(connection, ends);
+        // A connection of HTTP/2 carries many requests: what is noted of it says nothing about this one.
+        let cause = match head.version {
+            Version::Http2 => None,
+            _ => self.noted(connection, ends),
+        };
         let in_flight = self.lock();
         let found = cause.and_then(|cause| serving(&in_flight, cause));
         if trace::HEADERS

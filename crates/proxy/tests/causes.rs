@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use ripstop_model::seam::{Cause, Causes, Ends, Family, Producer};
 use ripstop_model::snapshot::Snapshot;
 use ripstop_proxy::{Options, Pending, Running, Sidecar, Sockets};
 use ripstop_telemetry::Registry;
+use ripstop_testkit::frames;
 use ripstop_testkit::http::Client;
 use ripstop_testkit::upstream::{Conversation, Request, Upstream, response};
 use ripstop_testkit::wait;
@@ -179,7 +180,7 @@ impl Scene {
 }
 
 /// What the application does with a request depends on its path: `/call` notes its cause rightly, `/before` notes what it
-/// had read before this request, `/silent` notes nothing, `/own` passes a context on by itself.
+/// had read before this request, `/silent` notes nothing, `/own` passes a context on by itself, `/two` calls over HTTP/2.
 fn serve(
     conversation: &mut Conversation,
     table: &Table,
@@ -206,9 +207,9 @@ fn call(
 ) -> io::Result<()> {
     let target = request.target();
     let remote = outbound.lock().unwrap().expect("known");
-    let mut client = Client::try_connect(remote)?;
+    let stream = TcpStream::connect(remote)?;
     let ends = Ends {
-        local: client.local_addr(),
+        local: stream.local_addr()?,
         remote,
     };
     let note = |received| {
@@ -235,9 +236,18 @@ fn call(
             note(read);
             headers.push(("traceparent", PARENT));
         }
+        Some("/two") => {
+            note(read);
+            let fields = [&frames::GET[..3], &[(":path", &target)]].concat();
+            let mut two = frames::Connection::on(stream);
+            two.send(&[frames::PREFACE, &frames::settings(&[])].concat());
+            two.send(&frames::headers(1, frames::flag::END_STREAM, &fields));
+            assert_eq!(two.fate(1), frames::Fate::Answered(200));
+            return Ok(());
+        }
         _ => {}
     }
-    client.request("GET", "leaf", &target, &headers, b"")?;
+    Client::on(stream)?.request("GET", "leaf", &target, &headers, b"")?;
     Ok(())
 }
 
@@ -269,6 +279,19 @@ fn a_call_gets_the_context_of_the_request_that_caused_it_and_of_no_other() {
     assert_eq!(scene.seen("?6").as_deref(), Some(PARENT));
     let counts = ["inherited", "unknown", "agreed", "disagreed"];
     assert_eq!(counts.map(|result| scene.count(result)), [2, 2, 1, 1]);
+}
+
+#[test]
+fn a_call_over_http_2_has_no_cause_whatever_is_noted() {
+    let scene = Scene::new();
+    let mut client = scene.client();
+    ask(&mut client, "/two?1");
+    let began = scene.seen("?1");
+    assert!(began.is_none_or(|own| own[3..35] != PARENT[3..35]));
+    assert_eq!(
+        ["inherited", "unknown"].map(|result| scene.count(result)),
+        [0, 1]
+    );
 }
 
 #[test]

@@ -48,7 +48,11 @@ impl Client {
     }
 
     pub fn try_connect(addr: SocketAddr) -> io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&addr, READ_LIMIT)?;
+        Client::on(TcpStream::connect_timeout(&addr, READ_LIMIT)?)
+    }
+
+    /// On a connection that is there.
+    pub fn on(stream: TcpStream) -> io::Result<Client> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_LIMIT))?;
         Ok(Client {

@@ -14,6 +14,7 @@ import asyncio
 import collections
 import os
 import random
+import shutil
 import socket
 import struct
 import subprocess
@@ -23,6 +24,7 @@ import mmap
 import urllib.parse
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+HOOKS = os.path.abspath(os.path.join(HERE, "../../src/trace"))
 SLOTS, SLOT, HEADER = 8192, 128, 64
 
 SHARED = ["immediate", "delayed", "sequential", "fanout", "timer"]
@@ -35,6 +37,7 @@ PROGRAMS = {
     "python": {
         "threads": ("{} threads.py", SHARED + ["urllib", "executor", "pooled", "reuse", "lazy_worker"] + LATE),
         "prefork": ("{} threads.py prefork", ["immediate", "pooled", "after"]),
+        "forking": ("{} threads.py forking", ["immediate", "delayed"]),
         "reactor-hands-over": ("{} reactor.py hands-over", ["immediate", "pooled"]),
         "reactor-reads": ("{} reactor.py reads", ["immediate", "pooled"]),
         "streams": ("{} loop.py streams", LOOP),
@@ -58,8 +61,9 @@ PROGRAMS = {
         "pool": ("{} -cp BUILT Calls pool", JAVA),
     },
     "c": {
-        "threads": ("BUILT/threads plain", ["immediate", "sequential", "pooled", "after"]),
-        "prefork": ("BUILT/threads fork", ["immediate", "pooled", "after"]),
+        "threads": ("BUILT/threads threads", ["immediate", "sequential", "pooled", "after"]),
+        "prefork": ("BUILT/threads prefork", ["immediate", "pooled", "after"]),
+        "forking": ("BUILT/threads forking", ["immediate", "after"]),
     },
     "go": {
         "net-http": ("BUILT/server", SHARED + ["after", "straggler"]),
@@ -80,6 +84,7 @@ SILENT = {
     "java threads timer": ELSEWHERE,
     "java threads modern": ELSEWHERE,
     "java pool": LOOPS,
+    "c forking": "nothing is followed across a fork",
     "go net-http": "nothing is put into a static program",
 }
 
@@ -264,23 +269,38 @@ def build(kinds, folder):
             subprocess.run(commands[kind], check=True, env=environment)
 
 
-def environment(arguments, table):
-    """What the keeper sets."""
-    hooks = os.path.abspath(arguments.hooks)
-    found = dict(os.environ, RIPSTOP_TRACE=table.path, PYTHONPATH=hooks)
-    found["NODE_OPTIONS"] = "--require=" + os.path.join(hooks, "node.js")
-    if arguments.preload:
-        found["LD_PRELOAD"] = os.path.abspath(arguments.preload)
+def mounted(folder, hooks, preload):
+    """A folder as the keeper fills it."""
+    place = os.path.join(folder, "hooks")
+    os.makedirs(os.path.join(place, "python"))
+    shutil.copy(os.path.join(hooks, "node.js"), place)
+    shutil.copy(os.path.join(hooks, "sitecustomize.py"), os.path.join(place, "python"))
+    if preload:
+        shutil.copy(preload, os.path.join(place, "preload.so"))
+    return place
+
+
+def environment(hooks, table, kinds):
+    """What the keeper sets, for hooks of these kinds; those for other languages than the two are one."""
+    found = dict(os.environ, RIPSTOP_TRACE=table.path)
+    preload = os.path.join(hooks, "preload.so")
+    for kind in kinds:
+        if kind == "node":
+            found["NODE_OPTIONS"] = "--require=" + os.path.join(hooks, "node.js")
+        elif kind == "python":
+            found["PYTHONPATH"] = os.path.join(hooks, "python")
+        elif os.path.exists(preload):
+            found["LD_PRELOAD"] = preload
     return found
 
 
-async def program(name, command, patterns, arguments, table):
+async def program(name, command, patterns, arguments, hooks, table):
     """Starts a program and runs its cells. Gives lines to print, and how many cells are not as they should be."""
     sidecar = Sidecar(table)
     leaf = await asyncio.start_server(sidecar.leaf, "127.0.0.1", 0, backlog=256)
     command = command + [str(leaf.sockets[0].getsockname()[1])]
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, env=environment(arguments, table), cwd=HERE
+        *command, stdout=asyncio.subprocess.PIPE, env=environment(hooks, table, PROGRAMS), cwd=HERE
     )
     lines, bad = [], 0
     try:
@@ -304,7 +324,7 @@ async def program(name, command, patterns, arguments, table):
 
 async def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hooks", default=os.path.join(HERE, "../../src/trace"))
+    parser.add_argument("--hooks", default=HOOKS, help="the folder of their sources")
     parser.add_argument("--preload", help="the shared object; without it programs in Ruby, Java and C go without")
     for kind in ("python", "node", "ruby", "java"):
         parser.add_argument("--" + kind, action="append", help="an interpreter, as often as there are any")
@@ -317,7 +337,7 @@ async def main():
 
     async def one(*what):
         async with turn:
-            return await program(*what, arguments, table)
+            return await program(*what, arguments, hooks, table)
 
     def wanted(kind, name):
         return not arguments.programs or kind in arguments.programs or kind + ":" + name in arguments.programs
@@ -325,6 +345,7 @@ async def main():
     chosen = [(kind, name) for kind, programs in PROGRAMS.items() for name in programs if wanted(kind, name)]
     with tempfile.TemporaryDirectory() as folder:
         table, running = Table(os.path.join(folder, "table")), []
+        hooks = mounted(folder, arguments.hooks, arguments.preload)
         build({kind for kind, _ in chosen}, folder)
         for kind, name in chosen:
             command, patterns = PROGRAMS[kind][name]

@@ -1,5 +1,5 @@
-/* A thread per connection, blocking sockets, nothing else. `threads LEAF_PORT` prints its own port. With `fork` it forks
- * after listening, and two more processes accept; with `cancel` a thread is cancelled in a read before it begins. */
+/* A thread per connection, blocking sockets, nothing else. `threads KIND LEAF_PORT` prints its own port. KIND is threads;
+ * prefork: two more processes accept; or forking: a process for each connection. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -74,32 +74,16 @@ static void *background(void *unused) {
     return unused;
 }
 
-static void *stuck(void *pipe_) {
-    char byte;
-    while (read(((int *)pipe_)[0], &byte, 1) < 0);
-    return 0;
-}
-
-static void cancel(void) {
-    int ends[2];
-    pthread_t thread;
-    void *result;
-    if (pipe(ends) || pthread_create(&thread, 0, stuck, ends)) exit(1);
-    usleep(1000);
-    pthread_cancel(thread);
-    pthread_join(thread, &result);
-    if (result != PTHREAD_CANCELED) fputs("not cancelled\n", stderr), exit(1);
-}
-
 int main(int count, char **words) {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof at;
     leaf = atoi(words[count - 1]);
-    if (!strcmp(words[1], "cancel")) cancel();
+    int forking = !strcmp(words[1], "forking");
+    signal(SIGCHLD, SIG_IGN);
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     if (bind(listener, (struct sockaddr *)&at, size) || listen(listener, 128) || getsockname(listener, (struct sockaddr *)&at, &size)) exit(1);
     printf("%d\n", ntohs(at.sin_port)), fflush(stdout);
-    for (int i = 0; i < 2 && !strcmp(words[1], "fork"); i++)
+    for (int i = 0; i < 2 && !strcmp(words[1], "prefork"); i++)
         if (!fork()) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             break;
@@ -108,6 +92,11 @@ int main(int count, char **words) {
     pthread_create(&thread, 0, background, 0);
     for (;;) {
         int client = accept(listener, 0, 0);
+        if (forking && client >= 0) {
+            if (!fork()) prctl(PR_SET_PDEATHSIG, SIGKILL), serve((void *)(long)client), _exit(0);
+            close(client);
+            continue;
+        }
         if (client < 0 || pthread_create(&thread, 0, serve, (void *)(long)client)) exit(1);
         pthread_detach(thread);
     }

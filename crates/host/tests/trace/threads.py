@@ -1,5 +1,5 @@
-"""A thread per connection, and whatever else one does with threads. `threads.py [prefork] LEAF_PORT` prints its own
-port; with prefork, three processes accept."""
+"""A thread per connection, and whatever else one does with threads. `threads.py [prefork|forking] LEAF_PORT` prints its own
+port; with prefork, three processes accept; with forking, there is a process for each connection."""
 
 import http.client
 import http.server
@@ -8,6 +8,7 @@ import queue
 import random
 import signal
 import socket
+import socketserver
 import struct
 import sys
 import threading
@@ -159,7 +160,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         call("/leaf?id=" + id)
 
 
-class Server(http.server.ThreadingHTTPServer):
+class Forking(socketserver.ForkingMixIn, http.server.HTTPServer):
+    max_children = 200
+
+
+class Server(Forking if sys.argv[1] == "forking" else http.server.ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
 

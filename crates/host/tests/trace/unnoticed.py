@@ -10,11 +10,9 @@ import tempfile
 import threading
 import unittest
 
-from drive import Table
+from drive import HERE, HOOKS, Table, mounted
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 SETTINGS = ("PYTHONPATH", "NODE_OPTIONS", "LD_PRELOAD", "RIPSTOP_TRACE")
-HOOKS = os.path.abspath(os.path.join(HERE, "../../src/trace"))
 
 
 class Programs(unittest.TestCase):

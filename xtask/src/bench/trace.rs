@@ -1,0 +1,68 @@
+//! The tracing hooks in real programs → what each adds to the CPU time of a request.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, ensure};
+
+use super::report::{Bar, Report};
+
+/// What the preloaded object may add, in microseconds, and what a hook that is on by default may, as a share.
+const MOST_US: f64 = 5.0;
+const MOST_SHARE: f64 = 1.2;
+
+pub(super) fn measure(root: &Path, report: &mut Report) -> anyhow::Result<()> {
+    report.section("tracing hooks: CPU of a request that makes one call, without and with");
+    let output = Command::new("python3")
+        .arg("-B")
+        .arg(root.join("crates/host/tests/trace/cost.py"))
+        .arg("--preload")
+        .arg(preload(root)?)
+        .output()
+        .context("python3: run scripts/prerequisites.sh bench")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cost.py: {errors}");
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let mut columns = line.split('\t');
+        let name = columns.next().unwrap_or_default();
+        let mut figure = || -> anyhow::Result<f64> {
+            let column = columns.next().context("cost.py printed a short line")?;
+            Ok(column.parse()?)
+        };
+        let (without, with) = (figure()?, figure()?);
+        let (added, share) = (with - without, with / without);
+        let shown = format!("{without:.1} µs, {with:.1} µs: +{added:.1}, × {share:.2}");
+        let bar = match name.starts_with("preload") {
+            true => Bar {
+                text: "+5 µs",
+                met: added <= MOST_US,
+            },
+            false => Bar {
+                text: "× 1.2",
+                met: share <= MOST_SHARE,
+            },
+        };
+        report.figure(name, &shown, Some(bar));
+    }
+    Ok(())
+}
+
+/// The object of the newest build: it is the same in each profile.
+fn preload(root: &Path) -> anyhow::Result<PathBuf> {
+    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for profile in ["release", "quick", "debug"] {
+        let Ok(folders) = root.join("target").join(profile).join("build").read_dir() else {
+            continue;
+        };
+        for folder in folders.flatten() {
+            let object = folder.path().join("out/preload.so");
+            if let Ok(facts) = object.metadata() {
+                found.push((facts.modified()?, object));
+            }
+        }
+    }
+    let newest = found.into_iter().max();
+    let (_, object) = newest.context("no preload.so below target/: run `make bench`")?;
+    Ok(object)
+}
