@@ -358,6 +358,7 @@ impl Plane {
                 otlp: settings.tracing.otlp.clone(),
                 hooks: settings.tracing.hooks.clone(),
             },
+            drain: settings.drain,
         }
     }
 
@@ -634,6 +635,7 @@ impl Plane {
                     .collect(),
                 ready: ids(true),
                 workloads: ids(false),
+                declared: current.mesh.replicas.get(&known.host).copied().unwrap_or(0),
             }
         };
         current.mesh.services.values().map(service).collect()

@@ -1,5 +1,7 @@
 //! Mesh-wide settings, resolved: what the command line and the mesh file say over the defaults.
 
+use std::time::Duration;
+
 use ripstop_model::defaults::{self, Table};
 use ripstop_model::intent::{DEFAULT_ROOT_NAMESPACE, mesh};
 use ripstop_model::seam::Producer;
@@ -20,6 +22,8 @@ pub struct Settings {
     pub tracing: Tracing,
     /// Addresses outside the mesh may be reached (`outboundTrafficPolicy: ALLOW_ANY`); else they are refused.
     pub allow_any: bool,
+    /// What the drain of a workload's sidecar waits for at most.
+    pub drain: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +55,7 @@ impl Default for Settings {
                 hooks: mesh::Hooks::default().producers(),
             },
             allow_any: true,
+            drain: mesh::DRAIN,
         }
     }
 }
@@ -74,6 +79,9 @@ impl Settings {
         }
         if let Some(log) = &mesh.access_log {
             self.access_logs = access_logs(log, &self.access_logs);
+        }
+        if let Some(drain) = mesh.termination_drain_duration {
+            self.drain = drain;
         }
         if let Some(tracing) = &mesh.tracing {
             self.tracing.otlp.clone_from(&tracing.otlp);

@@ -94,6 +94,8 @@ pub struct Mesh {
     closed: Vec<(String, Resource)>,
     /// Addresses of the mesh and those that ServiceEntries name.
     pub ranges: Arc<[IpNet]>,
+    /// How many workloads the mesh file declares of a host.
+    pub replicas: BTreeMap<Arc<str>, u32>,
 }
 
 impl Mesh {
@@ -124,6 +126,7 @@ impl Mesh {
             unregistered: BTreeSet::new(),
             closed: Vec::new(),
             ranges: Arc::new([]),
+            replicas: BTreeMap::new(),
         };
         for object in &ordered {
             match &object.spec {
@@ -131,8 +134,10 @@ impl Mesh {
                     settings.overlay(spec);
                     for (service, workload) in registry::workloads(spec) {
                         let host = registry::qualify(&service.name, service.namespace());
+                        let host: Arc<str> = host.into();
+                        *mesh.replicas.entry(host.clone()).or_default() += workload.replicas();
                         accounts
-                            .entry(host.into())
+                            .entry(host)
                             .or_default()
                             .insert(workload.service_account(service).to_owned());
                     }

@@ -159,11 +159,11 @@ reasons! {
     NoHealthyEndpoint "no_healthy_endpoint" 503 14 Some(NoHealthyUpstream), Upstream, "no_healthy_upstream";
     /// The cluster has no endpoint at all.
     NoEndpoint "no_endpoint" 503 14 Some(NoHealthyUpstream), Upstream, "no_healthy_upstream";
-    ConnectFailure "connect_failure" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{connection_failure}";
+    ConnectFailure "connect_failure" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{remote_connection_failure}";
     ConnectTimeout "connect_timeout" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{connection_timeout}";
     DnsFailure "dns_failure" 503 14 Some(DnsResolutionFailed), Upstream, "dns_resolution_failure";
-    TlsUntrusted "tls_untrusted_peer" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{connection_failure}";
-    TlsFailure "tls_failure" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{connection_failure}";
+    TlsUntrusted "tls_untrusted_peer" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{remote_connection_failure}";
+    TlsFailure "tls_failure" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{remote_connection_failure}";
     UpstreamReset "upstream_reset" 503 14 Some(UpstreamRemoteReset), Upstream, "upstream_reset_before_response_started{remote_reset}";
     UpstreamRefusedStream "upstream_refused_stream" 503 14 Some(UpstreamRemoteReset), Upstream, "upstream_reset_before_response_started{remote_refused_stream_reset}";
     UpstreamClosed "upstream_closed" 503 14 Some(UpstreamConnectionTermination), Upstream, "upstream_reset_before_response_started{connection_termination}";

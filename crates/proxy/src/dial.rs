@@ -38,7 +38,7 @@ pub async fn connect(
     let stream = match tokio::time::timeout(dial.timeout, opening).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            return Err(Error::new(Reason::ConnectFailure, Retry::Unprocessed).because(error));
+            return Err(refused(&error));
         }
         Err(_) => return Err(Error::new(Reason::ConnectTimeout, Retry::Unprocessed)),
     };
@@ -123,4 +123,12 @@ fn probes(keepalive: TcpKeepalive) -> socket2::TcpKeepalive {
         probes = probes.with_retries(count);
     }
     probes
+}
+
+/// A connection that was not made, in Envoy's words.
+pub(crate) fn refused(error: &io::Error) -> Error {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let cause = format!("delayed connect error: {text}");
+    Error::new(Reason::ConnectFailure, Retry::Unprocessed).because(cause)
 }

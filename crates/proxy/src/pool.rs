@@ -336,9 +336,7 @@ pub(crate) async fn open(
         keepalive: config.keepalive,
         application: to.application,
     };
-    let failed = |error: std::io::Error| {
-        Error::new(Reason::ConnectFailure, Retry::Unprocessed).because(error)
-    };
+    let failed = |error: std::io::Error| dial::refused(&error);
     let (tcp, address) = match &to.member.endpoint.address {
         Target::Socket(address) => (dial::connect(to.shared, *address, &dial).await?, *address),
         Target::Pipe(path) => {

@@ -78,7 +78,8 @@ impl Mesh {
         let place = Place::claim(wanted, choices.folder.path())?;
         publishable(&plan, None)?;
         let arguments = arguments(&plan, &choices, &place);
-        let targets = Targets::default();
+        let client = Client::local(&choices.folder.socket());
+        let targets = Targets::new(client.clone());
         let mut metrics = Vec::new();
         // On the mesh's own address for this host's scrapers, on plain loopback for whom `hostPorts` lets through.
         for at in [place.at(METRICS[0]), (Ipv4Addr::LOCALHOST, 0).into()] {
@@ -94,7 +95,6 @@ impl Mesh {
             file: choices.file.clone(),
             metrics: metrics.first().copied(),
         })?;
-        let client = Client::local(&choices.folder.socket());
         let around = Arc::new(surroundings(&plan, &choices, &client));
         let (tell, news) = mpsc::channel(64);
         Ok(Mesh {
@@ -417,6 +417,7 @@ fn surroundings(plan: &Plan, choices: &Choices, client: &Client) -> Surroundings
                 .and_then(|d| d.idle_timeout)
                 .unwrap_or(default.idle_timeout),
         },
+        drain: None,
     }
 }
 

@@ -33,6 +33,9 @@ const READINESS: u16 = 15021;
 /// The descriptor on which the sidecar finds its [`Config`].
 const CONFIG: i32 = ripstop_host::sidecar::FIRST_FREE;
 
+/// A sidecar may say that it has drained so much later than it had to be done.
+const LATE: Duration = Duration::from_secs(2);
+
 /// Delays of restarts: doubled each time, forgotten after an app that ran as long as `STEADY`.
 const BACK_OFF: Duration = Duration::from_millis(500);
 const BACK_OFF_MOST: Duration = Duration::from_secs(30);
@@ -59,6 +62,8 @@ pub(crate) struct Surroundings {
     pub(crate) mask: Vec<PathBuf>,
     pub(crate) resolver: HostResolver,
     pub(crate) discovery: Discovery,
+    /// What a drain waits for at most; `None`: what the mesh says.
+    pub(crate) drain: Option<Duration>,
 }
 
 /// What a replica is told to do.
@@ -218,7 +223,12 @@ impl Replica {
         bindable(&registered)?;
         let spec = self.spec(&registered)?;
         let programs = self.programs(registered.clone());
-        let running = supervise::start(spec, programs, Patience::default()).await;
+        let drain = self.around.drain.unwrap_or(registered.drain);
+        let patience = Patience {
+            drain: drain + LATE,
+            ..Patience::default()
+        };
+        let running = supervise::start(spec, programs, patience).await;
         let running = running.with_context(|| format!("cannot start {}", registered.id))?;
         Ok((registered, running))
     }
@@ -525,6 +535,7 @@ fn config(around: &Surroundings, wanted: &Wanted, registered: Registered) -> io:
         ready: (transport, READINESS).into(),
         access_log: None,
         otlp: registered.tracing.otlp,
+        drain: around.drain.unwrap_or(registered.drain),
         workers: None,
     })
 }

@@ -10,28 +10,44 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use ripstop_control::api::message::Workload;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::replica::METRICS;
 
 /// For one page: a proxy that does not answer is left out, not waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_PAGE: usize = 64 << 20;
 
-/// Who is scraped: instance name → where.
-#[derive(Clone, Default)]
-pub(crate) struct Targets(Arc<Mutex<BTreeMap<String, SocketAddr>>>);
+/// Who is scraped.
+#[derive(Clone)]
+pub(crate) struct Targets {
+    /// Instance name → where.
+    own: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
+    /// Knows who has joined by `ripstop run`.
+    control: Client,
+}
 
 impl Targets {
+    pub(crate) fn new(control: Client) -> Targets {
+        Targets {
+            own: Arc::default(),
+            control,
+        }
+    }
+
     pub(crate) fn set(&self, instance: String, at: SocketAddr) {
-        self.0
+        self.own
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(instance, at);
     }
 
     pub(crate) fn remove(&self, instance: &str) {
-        self.0
+        self.own
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
@@ -39,22 +55,43 @@ impl Targets {
 
     /// Everybody's metrics, as one page.
     async fn page(&self) -> String {
-        let targets = self
-            .0
+        let own = self
+            .own
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let mut targets = self.joined().await;
+        targets.extend(own.clone());
         let mut scrapes = JoinSet::new();
         for (instance, at) in targets {
             scrapes.spawn(async move { (instance, fetch(at, "/metrics").await) });
         }
         let mut pages = BTreeMap::new();
         while let Some(scraped) = scrapes.join_next().await {
-            if let Ok((instance, page)) = scraped {
+            if let Ok((instance, page)) = scraped
+                // Who joined may have left; a stock Envoy's agent has no such page.
+                && (page.is_some() || own.contains_key(&instance))
+            {
                 pages.insert(instance, page);
             }
         }
         merge(&pages)
+    }
+
+    /// Every workload of this host that the control plane knows; none while it is away.
+    async fn joined(&self) -> BTreeMap<String, SocketAddr> {
+        let asked = self.control.fetch::<Vec<Workload>>("/v1/workloads");
+        let (Ok(Ok(workloads)), Ok(here)) = (timeout(PATIENCE, asked).await, crate::place::here())
+        else {
+            return BTreeMap::new();
+        };
+        let alive = workloads
+            .into_iter()
+            .filter(|workload| workload.alive && workload.host == here);
+        let at = |workload: &Workload| (workload.addresses.transport, METRICS[0]).into();
+        alive
+            .map(|workload| (workload.id.clone(), at(&workload)))
+            .collect()
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) access_log: Option<PathBuf>,
     /// `http://host:4318` or `grpc://host:4317`; `None`: spans are not exported.
     pub(crate) otlp: Option<String>,
+    /// What a drain waits for at most.
+    pub(crate) drain: Duration,
     /// `None`: as many as the architecture says for a sidecar.
     pub(crate) workers: Option<usize>,
 }

@@ -16,6 +16,7 @@ mod oracle {
     pub(crate) mod coverage;
     pub(crate) mod differences;
     pub(crate) mod exchange;
+    pub(crate) mod logged;
     pub(crate) mod message;
     pub(crate) mod script;
     pub(crate) mod subject;
@@ -97,6 +98,12 @@ fn every_field_that_is_not_supported_is_refused_by_its_path() {
         .partition(|line| line.ends_with("no case has such a message"));
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     println!("{} could be given in no case", unreached.len());
+}
+
+#[test]
+fn access_logs_read_as_envoys_do() {
+    let wrong = oracle::logged::compare();
+    assert!(wrong.is_empty(), "\n{wrong}");
 }
 
 /// Plays every case against Envoy and then against ripstop.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use ripstop_model::protocol::Protocol;
@@ -133,6 +134,8 @@ pub struct Registered {
     /// The SPIFFE identity behind `xds_tls`.
     pub control_identity: String,
     pub tracing: Tracing,
+    /// How long what is under way may take to end when the workload stops.
+    pub drain: Duration,
 }
 
 /// What a sidecar is to do for traces.
@@ -230,6 +233,8 @@ pub struct Service {
     /// Workload ids that take traffic, and all of them.
     pub ready: Vec<String>,
     pub workloads: Vec<String>,
+    /// How many the mesh file declares.
+    pub declared: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,9 +27,14 @@ record! {
         discovery: Option<Discovery>,
         access_log: Option<AccessLog>,
         tracing: Option<Tracing>,
+        /// How long what is under way at a workload may take to end when it stops; unset is [`DRAIN`].
+        termination_drain_duration: Option<Duration>,
         services: Vec<MeshService>,
     }
 }
+
+/// What a drain waits for at most where nobody says.
+pub const DRAIN: Duration = Duration::from_secs(10);
 
 token! {
     pub enum Defaults {

@@ -129,7 +129,7 @@ pub(super) fn with<R>(
         .selected
         .map(|found| &*found.route.name)
         .filter(|name| !name.is_empty());
-    record.cluster = request.cluster_name().map(|name| &**name);
+    record.cluster = cluster(request).map(|cluster| &*cluster.config.name);
     record.upstream_host = request.upstream_host;
     record.upstream_local = request.upstream_local;
     record.downstream_local = Some(connection.destination);

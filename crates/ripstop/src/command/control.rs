@@ -35,6 +35,10 @@ pub(crate) struct Options {
     /// Serve the dashboard here, without traffic: a port is 127.0.0.1's, port 0 a free one
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = super::listening)]
     dashboard: Option<SocketAddr>,
+    /// How long what is under way at a workload may take to end when it stops; the mesh's
+    /// `terminationDrainDuration` overrides it
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
+    drain_time: Option<Duration>,
     /// Overrides the mesh's; only before the CA's first start
     #[arg(long, value_name = "NAME")]
     trust_domain: Option<String>,
@@ -123,6 +127,7 @@ impl Options {
             .cloned()
             .collect();
         let analysis = analyze(&super::configuration(&present)?);
+        settings.drain = self.drain_time.unwrap_or(settings.drain);
         let mesh = analysis
             .objects
             .iter()

@@ -61,6 +61,9 @@ pub(crate) struct Options {
     /// Tracing hooks, in place of the mesh's: any of node, python, preload, separated by commas, or none
     #[arg(long, value_name = "HOOKS", value_parser = hooks)]
     hooks: Option<Hooks>,
+    /// How long what is under way may take to end before the command is stopped; unset: as the mesh says
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
+    drain_time: Option<Duration>,
     /// The control plane of another host
     #[arg(
         long,
@@ -216,6 +219,7 @@ impl Options {
             mask: vec![folder.path().to_owned()],
             logs,
             mesh,
+            drain: self.drain_time,
             ..around(client)
         })
     }
@@ -233,6 +237,7 @@ impl Options {
     fn remote(&self, member: &Membership) -> Surroundings {
         Surroundings {
             follows: self.advertise.is_none(),
+            drain: self.drain_time,
             mask: member.secrets.clone(),
             ..around(member.client.clone())
         }
@@ -250,6 +255,7 @@ fn around(client: Client) -> Surroundings {
         mask: Vec::new(),
         resolver: replica::resolver(),
         discovery: Discovery::default(),
+        drain: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use ripstop_control::api::message::Service;
+use ripstop_control::api::message::{Service, Workload};
 use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
@@ -31,7 +31,17 @@ impl Options {
         let deadline = Instant::now() + self.timeout;
         loop {
             let services: Vec<Service> = client.fetch("/v1/services").await?;
-            let missing = missing(&services, &self.services);
+            let mut missing = missing(&services, &self.services);
+            let nobody = services
+                .iter()
+                .all(|service| service.declared == 0 && service.workloads.is_empty());
+            if self.services.is_empty() && nobody {
+                // Clients that nobody calls are of no service.
+                let joined: Vec<Workload> = client.fetch("/v1/workloads").await?;
+                if joined.is_empty() {
+                    missing.push("no workload is declared, and none has joined".to_owned());
+                }
+            }
             if missing.is_empty() {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -47,6 +57,11 @@ impl Options {
     }
 }
 
+/// Those that the mesh file declares may not have joined yet, and others may have.
+fn all(service: &Service) -> usize {
+    service.workloads.len().max(service.declared as usize)
+}
+
 /// What keeps us waiting: `users (1 of 2)`. A service without workloads of its own (a ServiceEntry) keeps nobody, unless it
 /// was named.
 fn missing(services: &[Service], named: &[String]) -> Vec<String> {
@@ -54,17 +69,16 @@ fn missing(services: &[Service], named: &[String]) -> Vec<String> {
         Some((name, namespace)) => service.name == name && service.namespace == namespace,
         None => service.name == name,
     };
-    let short = |service: &Service| {
-        service.workloads.is_empty() || service.ready.len() < service.workloads.len()
-    };
+    let short =
+        |service: &Service| service.workloads.is_empty() || service.ready.len() < all(service);
     let unknown = named
         .iter()
         .filter(|name| !services.iter().any(|service| is(service, name)));
     let waited = services.iter().filter(|service| match named {
-        [] => !service.workloads.is_empty() && short(service),
+        [] => all(service) > 0 && short(service),
         named => named.iter().any(|name| is(service, name)) && short(service),
     });
-    let waited = waited.map(|s| format!("{} ({} of {})", s.name, s.ready.len(), s.workloads.len()));
+    let waited = waited.map(|s| format!("{} ({} of {})", s.name, s.ready.len(), all(s)));
     unknown
         .map(|name| format!("{name} (unknown)"))
         .chain(waited)
@@ -86,6 +100,7 @@ mod tests {
             ports: vec![],
             ready: ids(ready),
             workloads: ids(all),
+            declared: 0,
         }
     }
 
@@ -98,6 +113,11 @@ mod tests {
         ];
         assert_eq!(missing(&services, &[]), ["users (1 of 2)"]);
         assert_eq!(missing(&services, &["orders".into()]), Vec::<String>::new());
+        let declared = Service {
+            declared: 2,
+            ..service("late", 0, 0)
+        };
+        assert_eq!(missing(&[declared], &[]), ["late (0 of 2)"]);
         let named = [
             "outside.default".into(),
             "gone".into(),

@@ -34,9 +34,6 @@ use super::capture::Capture;
 use crate::enrollment::Identity;
 use crate::stage::{Following, Stage};
 
-/// What a drain waits for at most.
-const DRAIN: Duration = Duration::from_secs(10);
-
 /// What the last spans wait for a collector at most, and the last connections for their ends.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -163,7 +160,7 @@ fn start(
             trust: identity.trust.clone(),
         }),
         secrets: Vec::new(),
-        drain_time: DRAIN,
+        drain_time: config.drain,
     })?;
     Ok(running)
 }

@@ -1,8 +1,8 @@
 //! Parts that go while traffic runs: the control plane, and one replica of many.
 
-use ripstop_testkit::process::{below, signal_pid};
-use ripstop_testkit::wait;
-use std::time::Duration;
+use ripstop_testkit::process::{Guard, below, signal_pid};
+use ripstop_testkit::{http, wait};
+use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, PATIENCE};
 
@@ -108,4 +108,57 @@ fn one_replica() {
     );
     eprintln!("{}", holder.stdout());
     assert!(mesh.terminate(PATIENCE).success(), "{}", mesh.report());
+}
+
+/// What is under way may go on for as long as is said, in the mesh file or at one workload, and no longer.
+#[test]
+fn a_drain_lasts_as_long_as_is_said() {
+    let lab = Lab::new(
+        "
+  terminationDrainDuration: 1s
+  services:
+  - name: greeter
+    ports: [{name: tcp, port: 7000}]
+    workloads: [{command: [python3, peers.py, greeter, '7000']}]
+",
+    );
+    let mut mesh = lab.up();
+    let late = [
+        "run",
+        "--service",
+        "late",
+        "--port",
+        "tcp=7005",
+        "--drain-time",
+        "3s",
+        "--",
+        "python3",
+        "peers.py",
+        "greeter",
+        "7005",
+    ];
+    let mut late = lab.spawn(&late);
+    let mut waiting = lab.spawn(&["wait", "late", "greeter"]);
+    assert!(waiting.wait(PATIENCE).success(), "{}", waiting.report());
+    let _held = lab.hold("holder", &["tcp:1:late:7005", "tcp:1:greeter:7000"]);
+    // Who has joined is on the mesh's one page of metrics.
+    let said = mesh.stdout();
+    let metrics = said
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("http://")?.strip_suffix("/metrics"))
+        .unwrap_or_else(|| panic!("{}", mesh.report()));
+    let page = http::get(metrics, "mesh", "/metrics").unwrap().text();
+    for instance in ["late-0.default", "holder-0.default", "greeter-0.default"] {
+        let up = format!("up{{instance=\"{instance}\"}} 1");
+        assert!(page.contains(&up), "{instance}: {page}");
+    }
+    let took = |process: &mut Guard| {
+        let begun = Instant::now();
+        process.terminate(PATIENCE);
+        begun.elapsed()
+    };
+    let run = took(&mut late);
+    assert!((3..9).contains(&run.as_secs()), "{run:?}");
+    let up = took(&mut mesh);
+    assert!((1..8).contains(&up.as_secs()), "{up:?}");
 }

@@ -51,7 +51,7 @@ fn opaque_refusals_are_logged_with_what_decided() {
     let mut mesh = lab.up();
     lab.check_as("foe", &["denied_tcp", "nobody_there"]);
     lab.logged(&[
-        "\"- - -\" 0 - - rbac_access_denied_matched_policy[AuthorizationPolicy/default/foes#rules[0]] ",
+        "\"- - -\" 0 - - rbac_access_denied_matched_policy[ns[default]-policy[foes]-rule[0]] ",
         ":27000 127.88.",
     ]);
     lab.logged(&[

@@ -82,7 +82,10 @@ fn fact<'a>(fact: Fact, r: &'a Record<'_>) -> Value<'a> {
                 Value::owned(long.join(","))
             }
         }
-        Fact::UpstreamTransportFailureReason => Value::text(r.upstream_failure),
+        Fact::UpstreamTransportFailureReason => match r.upstream_failure {
+            Some(cause) => Value::owned(cause.replace(char::is_whitespace, "_")),
+            None => Value::Unset,
+        },
         Fact::BytesReceived => Value::Number(r.bytes_received),
         Fact::BytesSent => Value::Number(r.bytes_sent),
         Fact::Duration => Value::millis(Some(r.timings.total)),
@@ -143,7 +146,7 @@ fn fact<'a>(fact: Fact, r: &'a Record<'_>) -> Value<'a> {
 fn details<'a>(record: &'a Record<'_>) -> Value<'a> {
     match record.reason {
         _ if record.kind == Kind::Tcp => Value::Unset,
-        Some(reason) => decided(reason, record.resource),
+        Some(reason) => decided(reason, record),
         None if record.status != 0 => Value::Text("via_upstream".into()),
         None => Value::Unset,
     }
@@ -157,20 +160,35 @@ fn termination<'a>(record: &'a Record<'_>) -> Value<'a> {
             if record.kind == Kind::Tcp
                 && (record.resource.is_some() || reason.side() == Side::Mesh) =>
         {
-            decided(reason, record.resource)
+            decided(reason, record)
         }
         _ => Value::Unset,
     }
 }
 
-fn decided<'a>(reason: Reason, resource: Option<&str>) -> Value<'a> {
-    match resource {
-        None => Value::text(Some(reason.details())),
-        Some(resource) => {
-            let resource = resource.replace(char::is_whitespace, "_");
-            Value::owned(format!("{}[{resource}]", reason.details()))
-        }
+fn decided<'a>(reason: Reason, record: &Record<'_>) -> Value<'a> {
+    let mut details = Cow::Borrowed(reason.details());
+    if let (Some(cause), Some(start)) = (
+        record.upstream_failure,
+        details.strip_suffix("_connection_failure}"),
+    ) {
+        details = format!("{start}_connection_failure|{cause}}}").into();
     }
+    if let Some(resource) = record.resource {
+        let resource = istio_name(resource).unwrap_or_else(|| resource.into());
+        details = format!("{details}[{resource}]").into();
+    }
+    Value::owned(details.replace(char::is_whitespace, "_"))
+}
+
+/// A rule of an AuthorizationPolicy by the name that Istio gives it.
+fn istio_name(resource: &str) -> Option<Cow<'_, str>> {
+    let (policy, rule) = resource
+        .strip_prefix("AuthorizationPolicy/")?
+        .split_once('#')?;
+    let (namespace, name) = policy.split_once('/')?;
+    let index = rule.strip_prefix("rules[")?.strip_suffix(']')?;
+    Some(format!("ns[{namespace}]-policy[{name}]-rule[{index}]").into())
 }
 
 /// Canonical names of gRPC status codes, in Envoy's default camel case.

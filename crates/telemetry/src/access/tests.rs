@@ -76,13 +76,13 @@ fn istio_text_of_a_local_answer_names_the_resource() {
     record.upstream_local = None;
     record.decide(
         Reason::AuthzDenied,
-        Some("AuthorizationPolicy/default/deny-all#rule[0]"),
+        Some("AuthorizationPolicy/default/deny-all#rules[0]"),
     );
     record.flag(Flag::DelayInjected);
     let text = line(&Format::text(ISTIO_LOG_TEXT).unwrap(), &record);
     assert!(
         text.contains(
-            "\" 403 DI rbac_access_denied_matched_policy[AuthorizationPolicy/default/deny-all#rule[0]] - \"-\" 0 95 5 - "
+            "\" 403 DI rbac_access_denied_matched_policy[ns[default]-policy[deny-all]-rule[0]] - \"-\" 0 95 5 - "
         ),
         "{text}"
     );
@@ -90,7 +90,7 @@ fn istio_text_of_a_local_answer_names_the_resource() {
         serde_json::from_str(&line(&Format::json(ISTIO_LOG_JSON).unwrap(), &record)).unwrap();
     assert_eq!(
         json["response_code_details"],
-        "rbac_access_denied_matched_policy[AuthorizationPolicy/default/deny-all#rule[0]]"
+        "rbac_access_denied_matched_policy[ns[default]-policy[deny-all]-rule[0]]"
     );
 }
 
@@ -104,7 +104,7 @@ fn istio_text_of_a_tcp_connection() {
     assert_eq!(
         line(&Format::text(ISTIO_LOG_TEXT).unwrap(), &record),
         "[1970-01-01T00:00:00.000Z] \"- - -\" 0 UF - - \
-         \"delayed connect error: Connection refused\" 12 0 0 - \"-\" \"-\" \"-\" \"-\" \"-\" - - - - \
+         \"delayed_connect_error:_Connection_refused\" 12 0 0 - \"-\" \"-\" \"-\" \"-\" \"-\" - - - - \
          outbound_.5432_._.db -\n"
     );
 }
