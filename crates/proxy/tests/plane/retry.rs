@@ -105,6 +105,24 @@ fn a_retry_says_so_and_is_not_retried_again() {
     assert_eq!(up.requests().len(), 3);
 }
 
+/// R10.3: of two proxies in a row the second tries again for the first request alone, not for the first one's retry.
+#[test]
+fn of_two_hops_one_tries_again() {
+    let up = Upstream::http(|_| response(503, ""));
+    let policy = retrying("{retry_on: gateway-error, num_retries: 1}", "");
+    let second = start_implicit(&bootstrap("", &policy, &[("a", &[up.port()], "")]));
+    let port = second.address("l").unwrap().port();
+    let first = start_implicit(&bootstrap("", &policy, &[("a", &[port], "")]));
+    assert_eq!(client(&first).get("a", "/").status, 503);
+    let attempts: Vec<_> = up
+        .requests()
+        .iter()
+        .map(|request| request.header("x-ripstop-attempt"))
+        .collect();
+    let again = Some("1".to_owned());
+    assert_eq!(attempts, [None, again.clone(), again]);
+}
+
 /// R10.2: of 40 requests at once to an upstream that always fails, at most a fifth are tried again at a time.
 #[test]
 fn implicit_retries_have_a_budget() {
