@@ -348,11 +348,12 @@ fn hooks(text: &str) -> anyhow::Result<Hooks> {
     if text == "none" {
         return Ok(Hooks(Vec::new()));
     }
+    const HOOKS: [Producer; 3] = [Producer::Node, Producer::Python, Producer::Preload];
     let named = |name: &str| {
-        let mut all = Producer::ALL.into_iter();
+        let mut all = HOOKS.into_iter();
         let known = all.find(|producer| producer.as_str() == name);
         known.with_context(|| {
-            let all = Producer::ALL.map(Producer::as_str).join(", ");
+            let all = HOOKS.map(Producer::as_str).join(", ");
             format!("`{name}` is not a tracing hook: write any of {all}, or none")
         })
     };
@@ -371,8 +372,11 @@ mod tests {
         let all = hooks("preload,python").unwrap();
         assert_eq!(all, Hooks(vec![Producer::Preload, Producer::Python]));
         assert_eq!(hooks("none").unwrap(), Hooks(Vec::new()));
-        let error = hooks("node,ruby").unwrap_err().to_string();
-        assert!(error.contains("`ruby` is not a tracing hook"), "{error}");
+        for unknown in ["ruby", "kernel", ""] {
+            let error = hooks(&format!("node,{unknown}")).unwrap_err().to_string();
+            let said = format!("`{unknown}` is not a tracing hook");
+            assert!(error.contains(&said), "{error}");
+        }
     }
 
     #[test]
