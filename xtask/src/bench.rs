@@ -22,7 +22,7 @@ pub(crate) use peer::run as peer;
 use report::Report;
 
 /// The parts of a run, in its order.
-const SECTIONS: [&str; 5] = ["binary", "http", "tcp", "connect", "memory"];
+const SECTIONS: [&str; 6] = ["binary", "http", "tcp", "connect", "memory", "trace"];
 
 /// Measures `sections`, all when there are none.
 pub(crate) fn run(root: &Path, sections: &[&str]) -> anyhow::Result<ExitCode> {

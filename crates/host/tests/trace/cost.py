@@ -108,8 +108,8 @@ class Steady:
 
 async def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--preload", required=True, help="the shared object")
     parser.add_argument("--hooks", default=drive.HOOKS)
     for kind in ("python", "node", "ruby", "java"):
