@@ -4,10 +4,12 @@
 //! Policies are found by what they name: each is filed under the exact principals, paths or ports that every match of it
 //! needs, so that a request looks at a few candidates, not at every rule.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::normalize;
 use crate::reason::Reason;
 use crate::request::RequestView;
 use crate::snapshot::authz::{Action, AuthzFilter, Policy, Rule};
@@ -75,13 +77,27 @@ impl Judge {
     }
 
     /// `request` is `None` for a TCP connection: rules about HTTP then do not match.
+    ///
+    /// An application may read a path that it gets in another way than the rules do. A rule that denies is asked about
+    /// both, and one that allows must allow both, or the spelling would decide.
     pub fn judge(&self, caller: &Caller, request: Option<&dyn RequestView>) -> Verdict<'_> {
+        let reread = request
+            .filter(|_| !self.filters.is_empty())
+            .and_then(Reread::of);
+        let other = reread.as_ref().map(|reread| reread as &dyn RequestView);
         for indexed in self
             .filters
             .iter()
             .filter(|indexed| !indexed.filter.dry_run)
         {
             let matched = indexed.first_match(caller, request);
+            let matched = match (indexed.filter.action, other) {
+                (Action::Deny, Some(_)) => matched.or_else(|| indexed.first_match(caller, other)),
+                (Action::Allow, Some(_)) if is_structural(request) => {
+                    matched.filter(|_| indexed.first_match(caller, other).is_some())
+                }
+                (Action::Deny | Action::Allow | Action::Log, _) => matched,
+            };
             match (indexed.filter.action, matched) {
                 (Action::Deny, Some(policy)) => {
                     return Verdict::Denied {
@@ -100,6 +116,61 @@ impl Judge {
         }
         Verdict::Allowed
     }
+}
+
+/// A request whose path is as the most generous application would read it.
+struct Reread<'a> {
+    request: &'a dyn RequestView,
+    path: String,
+}
+
+impl<'a> Reread<'a> {
+    /// `None` where every application reads the path that is there.
+    fn of(request: &'a dyn RequestView) -> Option<Reread<'a>> {
+        let path = request.path();
+        let reading = normalize::application_reading(path);
+        (reading != path).then(|| Reread {
+            request,
+            path: reading.into_owned(),
+        })
+    }
+}
+
+impl RequestView for Reread<'_> {
+    fn method(&self) -> &str {
+        self.request.method()
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.request.query()
+    }
+
+    fn authority(&self) -> &str {
+        self.request.authority()
+    }
+
+    fn scheme(&self) -> &str {
+        self.request.scheme()
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request.header(name)
+    }
+
+    fn any_value(&self, name: &str, test: &dyn Fn(&str) -> bool) -> Option<bool> {
+        self.request.any_value(name, test)
+    }
+}
+
+/// Whether a path could have other segments to some reader, rather than escaped characters within them, which a rule that
+/// allows may well spell out.
+fn is_structural(request: Option<&dyn RequestView>) -> bool {
+    const MARKS: [&str; 8] = [";", "\\", "//", "/.", "%2f", "%2F", "%5c", "%5C"];
+    request.is_some_and(|request| MARKS.iter().any(|mark| request.path().contains(mark)))
 }
 
 impl Indexed {

@@ -81,6 +81,54 @@ fn deny_comes_before_allow_and_no_match_denies() {
 }
 
 #[test]
+fn no_spelling_of_a_path_gets_past_a_rule() {
+    let below = |prefix: &str| vec![Rule::Path(StringMatch::prefix(prefix))];
+    let deny = policy("admin", below("/admin"), vec![Rule::Any]);
+    let deny = Judge::new(&[filter(Action::Deny, vec![deny])]);
+    let exact = policy("admin", vec![path("/admin")], vec![Rule::Any]);
+    let exact = Judge::new(&[filter(Action::Deny, vec![exact])]);
+    let allow = policy("public", below("/public"), vec![Rule::Any]);
+    let allow = Judge::new(&[filter(Action::Allow, vec![allow])]);
+    let allowed = |judge: &Judge, target: &str| {
+        let request = Fixture::get("h", target);
+        judge.judge(&caller(None, 80), Some(&request)).is_allowed()
+    };
+    for target in [
+        "/x/..%2fadmin",
+        "/%2Fadmin",
+        "/;/admin",
+        "/x/..;a/admin",
+        "/%5cadmin",
+        "/x%5C..%5cadmin",
+    ] {
+        assert!(
+            !allowed(&deny, target) && !allowed(&exact, target),
+            "{target}"
+        );
+    }
+    for target in [
+        "/public/..%2fadmin",
+        "/public/..%2fadmin%2fx",
+        "/public/..;/admin",
+        "/public%2f..%2fadmin",
+    ] {
+        assert!(!allowed(&allow, target), "{target}");
+    }
+    for target in [
+        "/public/caf%C3%A9",
+        "/public/a%2fb",
+        "/public/a;v=1",
+        "/public/%25",
+        "/public/x?y=/../z",
+    ] {
+        assert!(
+            allowed(&allow, target) && allowed(&deny, target),
+            "{target}"
+        );
+    }
+}
+
+#[test]
 fn empty_filters() {
     assert!(Judge::new(&[]).judge(&caller(None, 80), None).is_allowed());
     assert!(
