@@ -286,6 +286,16 @@ impl Connection {
         }
     }
 
+    /// Whether [`Connection::lend`] would take any.
+    pub fn needs_memory(&self) -> bool {
+        self.out.capacity() == 0
+    }
+
+    /// The last head that came, whole or not: what a broken request was.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
     /// The output's memory, if there is nothing in it.
     pub fn reclaim(&mut self) -> Option<Vec<u8>> {
         let idle = self.out.is_empty() && self.out.capacity() > 0;

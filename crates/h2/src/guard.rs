@@ -12,6 +12,9 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// For what somebody else counts.
+    pub const UNLIMITED: Budget = Budget::new(f32::MAX, 0.0);
+
     pub const fn new(burst: f32, per_second: f32) -> Budget {
         Budget { burst, per_second }
     }

@@ -303,7 +303,8 @@ impl Head {
             Class::Method | Class::Protocol => is_token(value),
             Class::Scheme => is_scheme(value),
             Class::Path => is_target(value),
-            _ => true,
+            // No scheme that is served has an empty one (RFC 9110 section 4.2.1).
+            _ => !value.is_empty(),
         };
         if !sound {
             return Err(Malformed::PseudoValue);

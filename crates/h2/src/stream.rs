@@ -128,9 +128,11 @@ impl Stream {
         if !end {
             return Ok(());
         }
-        self.remote = Half::Ended;
         match self.expected {
-            None | Some(0) => Ok(()),
+            None | Some(0) => {
+                self.remote = Half::Ended;
+                Ok(())
+            }
             Some(_) => Err(Malformed::BodyLength),
         }
     }

@@ -220,6 +220,20 @@ fn lengths_that_mean_nothing_are_not_checked() {
     assert_eq!(told, ["Response 1 200", "data 1 14 end"]);
 }
 
+/// The request has ended, and so would the stream: it is an error of the stream all the same.
+#[test]
+fn a_response_without_its_content_costs_one_stream() {
+    let mut client = begun(Role::Client, Config::default());
+    client.request(true, false, false, get).unwrap();
+    let answer = headers(1, true, &[(":status", "200"), ("content-length", "5")]);
+    assert_eq!(
+        feed(&mut client, &answer, NOW).unwrap(),
+        ["broken 1 malformed"]
+    );
+    assert_eq!(client.open_streams(), 0);
+    assert_eq!(client.request(true, false, false, get), Ok(3));
+}
+
 #[test]
 fn sending_keeps_to_the_windows_and_goes_on_when_they_open() {
     let mut server = begun(Role::Server, Config::default());
