@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ripstop_model::seam::Family;
 use ripstop_proxy::{Pending, Sidecar, Sockets};
+use ripstop_testkit::frames::{self, Connection, Fate, flag};
 use ripstop_testkit::wait;
 
 use crate::kit::{bootstrap, client, options, serve};
@@ -42,6 +43,25 @@ fn a_panic_ends_its_connection_only() {
         assert!(victim.request("GET", "a", "/", &[], b"").is_err());
         assert_eq!(bystander.get("a", "/fine").text(), "fine");
     }
+    // Over HTTP/2 it is the stream's: its neighbours are served.
+    let fine = [
+        frames::GET[0],
+        frames::GET[1],
+        frames::GET[2],
+        (":path", "/fine"),
+    ];
+    let mut victim = Connection::client(running.address("l").unwrap());
+    for stream in [1, 5] {
+        victim.send(&frames::get(stream));
+        assert!(!matches!(
+            victim.fate(stream),
+            Fate::Answered(_) | Fate::Silent
+        ));
+        victim.send(&frames::headers(stream + 2, flag::END_STREAM, &fine));
+        assert_eq!(victim.fate(stream + 2), Fate::Answered(200));
+    }
+    assert_eq!(bystander.get("a", "/fine").text(), "fine");
+    drop(victim);
     wait::until_true(wait::GENEROUS, "the victims are gone", || {
         running.shared.connections() == 1
     });
