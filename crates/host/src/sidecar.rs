@@ -8,6 +8,7 @@
 //! // The proxy takes `inherited.outbound` (SO_ORIGINAL_DST works on what they accept) and `inherited.app`.
 //! inherited.supervisor.report(ripstop_host::supervise::Report::Ready)?;
 //! while let Some(order) = inherited.supervisor.order().await? {
+//!     use ripstop_host::supervise::Order;
 //!     match order { Order::Drain | Order::End => { /* … then report Drained */ } }
 //! }
 //! # let _ = background; Ok(()) }
