@@ -37,6 +37,11 @@ struct Inner {
     der: CertificateDer<'static>,
 }
 
+/// A certificate as PEM.
+pub fn pem(der: &[u8]) -> String {
+    x509::pem("CERTIFICATE", der)
+}
+
 impl Peer {
     pub fn parse(der: &CertificateDer<'_>) -> Result<Peer, PeerError> {
         let (rest, cert) =
@@ -79,7 +84,7 @@ impl Peer {
                 dns_sans,
                 ip_sans,
                 email_sans,
-                subject: cert.subject().to_string(),
+                subject: x509::rfc2253(cert.subject()),
                 issuer: cert.issuer().to_string(),
                 serial: x509::hex(cert.raw_serial()),
                 sha256: x509::sha256(der),

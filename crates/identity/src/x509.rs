@@ -4,13 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
     OID_SIG_ED25519,
 };
 use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
-use x509_parser::x509::SubjectPublicKeyInfo;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 /// RFC 7468: 64 characters a line, one `\n` after each.
 pub(crate) fn pem(label: &str, der: &[u8]) -> String {
@@ -60,6 +61,41 @@ pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
     Some(out)
+}
+
+/// A name as RFC 2253 writes it: the last part first.
+pub(crate) fn rfc2253(name: &X509Name<'_>) -> String {
+    let parts: Vec<String> = name
+        .iter_rdn()
+        .map(|rdn| {
+            let pairs: Vec<String> = rdn
+                .iter()
+                .map(|pair| {
+                    let kind = match oid2abbrev(pair.attr_type(), oid_registry()) {
+                        Ok(short) => short.to_owned(),
+                        Err(_) => pair.attr_type().to_id_string(),
+                    };
+                    format!("{kind}={}", escaped(pair.as_str().unwrap_or_default()))
+                })
+                .collect();
+            pairs.join("+")
+        })
+        .collect();
+    parts.into_iter().rev().collect::<Vec<_>>().join(",")
+}
+
+/// RFC 2253 section 2.4.
+fn escaped(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    let last = value.chars().count().saturating_sub(1);
+    for (at, c) in value.chars().enumerate() {
+        let edge = (c == ' ' && (at == 0 || at == last)) || (c == '#' && at == 0);
+        if edge || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 pub(crate) fn at(time: ASN1Time) -> SystemTime {

@@ -176,7 +176,7 @@ reasons! {
     PerTryTimeout "per_try_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "upstream_per_try_timeout";
     PerTryIdleTimeout "per_try_idle_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "upstream_per_try_idle_timeout";
     StreamIdle "stream_idle_timeout" 504 14 Some(StreamIdleTimeout), Mesh, "stream_idle_timeout";
-    MaxStreamDuration "max_stream_duration" 504 14 Some(UpstreamMaxStreamDurationReached), Upstream, "upstream_max_stream_duration_reached";
+    MaxStreamDuration "max_stream_duration" 504 4 Some(UpstreamMaxStreamDurationReached), Upstream, "upstream_max_stream_duration_reached";
     MaxConnectionDuration "max_connection_duration" 0 14 Some(DurationTimeout), Mesh, "duration_timeout";
     CircuitOpenConnections "circuit_open:max_connections" 503 14 Some(UpstreamOverflow), Mesh, "upstream_reset_before_response_started{overflow}";
     CircuitOpenPending "circuit_open:max_pending" 503 14 Some(UpstreamOverflow), Mesh, "upstream_reset_before_response_started{overflow}";

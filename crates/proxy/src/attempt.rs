@@ -20,7 +20,7 @@ use crate::cause::Serving;
 use crate::cluster::{Cluster, FIRST_ANSWER, Permit};
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Downstream, Part, Upstream};
-use crate::headers::Headers;
+use crate::headers::{Headers, Known};
 use crate::health;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing};
@@ -31,7 +31,7 @@ use crate::pool;
 use crate::relay::BACKLOG;
 use crate::reply::Reply;
 use crate::retry::{Attempts, Decision};
-use crate::route::{self, Limits};
+use crate::route::{self, Limits, Told};
 use crate::upstream::Leg;
 use crate::worker::Timer;
 
@@ -633,7 +633,7 @@ fn prepare(
     }
     if attempt == 1 {
         for name in CONSUMED {
-            if head.headers.has(crate::headers::Known::Envoy) {
+            if head.headers.has(Known::Envoy) {
                 head.headers.remove_named(name);
             }
         }
@@ -650,22 +650,33 @@ fn prepare(
         head.headers
             .set_named("x-ripstop-attempt", digits.format(attempt - 1));
     }
-    if !request.proxy.router.suppress_envoy_headers {
-        // The whole is told in full as long as nothing of it is used up (what Envoy does on a first attempt).
-        let whole = match plan.deadline {
-            Some(deadline) if attempt > 1 => Some(deadline.saturating_duration_since(now)),
-            _ => plan.limits.total,
-        };
-        let left = [plan.attempts.per_try_timeout, whole]
-            .into_iter()
-            .flatten()
-            .min();
-        if let Some(left) = left {
-            head.headers.set_named(
-                "x-envoy-expected-rq-timeout-ms",
-                digits.format(left.as_millis()),
-            );
-        }
+    // The whole is told in full as long as nothing of it is used up (what Envoy does on a first attempt).
+    let whole = match plan.deadline {
+        Some(deadline) if attempt > 1 => Some(deadline.saturating_duration_since(now)),
+        _ => plan.limits.total,
+    };
+    let left = [plan.attempts.per_try_timeout, whole]
+        .into_iter()
+        .flatten()
+        .min();
+    if let Some(left) = left
+        && !request.proxy.router.suppress_envoy_headers
+    {
+        head.headers.set_named(
+            "x-envoy-expected-rq-timeout-ms",
+            digits.format(left.as_millis()),
+        );
+    }
+    let told = match plan.limits.told {
+        Told::AsAsked => return,
+        Told::Stream => plan.limits.stream,
+        Told::Left => left,
+    };
+    if let Some(limit) = told {
+        let text = route::grpc_timeout_text(limit);
+        head.headers.set(Known::GrpcTimeout, text);
+    } else if plan.limits.told == Told::Stream {
+        head.headers.remove(Known::GrpcTimeout);
     }
 }
 

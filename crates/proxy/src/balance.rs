@@ -6,6 +6,7 @@
 
 mod edf;
 mod least_request;
+mod locality;
 mod maglev;
 mod peak_ewma;
 mod priority;
@@ -22,6 +23,8 @@ use std::time::Duration;
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::cluster::LbPolicy;
 use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Health, Locality, Target};
+
+use edf::Schedule;
 
 /// A source of uniformly random numbers.
 pub type Draw<'a> = &'a mut dyn FnMut() -> u64;
@@ -157,7 +160,11 @@ impl Load {
 pub struct Member {
     pub endpoint: Endpoint,
     pub locality: Arc<Locality>,
+    /// What its locality is due among the others of its priority; 0 where nothing is said.
+    locality_weight: u32,
     pub load: Arc<Load>,
+    /// What its own weight counts for: its locality's share where hashing minds localities, else 1.
+    scale: f64,
     /// `address:port`: what consistent hashing hashes, as Envoy does.
     key: String,
 }
@@ -169,7 +176,18 @@ impl Member {
     }
 
     fn weight(&self) -> f64 {
-        f64::from(self.endpoint.weight.max(1))
+        f64::from(self.endpoint.weight.max(1)) * self.scale
+    }
+
+    fn scaled(&self, scale: f64) -> Member {
+        Member {
+            endpoint: self.endpoint.clone(),
+            locality: self.locality.clone(),
+            locality_weight: self.locality_weight,
+            load: self.load.clone(),
+            scale,
+            key: self.key.clone(),
+        }
     }
 }
 
@@ -206,6 +224,8 @@ impl Roster {
                 Arc::new(Member {
                     endpoint: endpoint.clone(),
                     locality: locality.clone(),
+                    locality_weight: group.weight.unwrap_or(0),
+                    scale: 1.0,
                     load: load.unwrap_or_default(),
                     key: key(&endpoint.address),
                 })
@@ -287,6 +307,8 @@ impl Picked {
                 workload: None,
             },
             locality: Arc::default(),
+            locality_weight: 0,
+            scale: 1.0,
             load: Arc::default(),
         };
         member.load.active.fetch_add(1, Ordering::Relaxed);
@@ -308,6 +330,8 @@ impl Drop for Picked {
 pub struct Balance {
     policy: LbPolicy,
     panic: Panic,
+    /// Requests are spread over localities by their weights, and then within one.
+    by_locality: bool,
     roster: Arc<Roster>,
     /// The roster's changes that the tiers have taken in.
     seen: Option<u64>,
@@ -320,6 +344,14 @@ struct Tier {
     /// Percent of the requests.
     share: u32,
     panic: bool,
+    pools: Vec<Pool>,
+    /// Which pool is next, where there are several.
+    order: Option<Schedule>,
+}
+
+/// Members among whom a balancer chooses: a locality's, or all of a priority.
+struct Pool {
+    weight: f64,
     members: Vec<Arc<Member>>,
     balancer: Box<dyn Balancer>,
 }
@@ -329,11 +361,18 @@ impl Balance {
         Balance {
             policy,
             panic,
+            by_locality: false,
             roster: Arc::default(),
             seen: None,
             counts: Vec::new(),
             tiers: Vec::new(),
         }
+    }
+
+    /// Minds the weights of localities (Envoy's `locality_weighted_lb_config`).
+    pub fn by_locality(mut self, on: bool) -> Balance {
+        self.by_locality = on;
+        self
     }
 
     /// Picks among the members of `roster`, which is compared by pointer with the one of the last pick. `None`: nobody
@@ -403,8 +442,8 @@ impl Balance {
 
     /// Feeds back how a request ended.
     pub fn done(&mut self, picked: Picked, outcome: &Outcome) {
-        for tier in &mut self.tiers {
-            tier.balancer.done(&picked.member, outcome);
+        for pool in self.tiers.iter_mut().flat_map(|tier| &mut tier.pools) {
+            pool.balancer.done(&picked.member, outcome);
         }
     }
 
@@ -425,20 +464,56 @@ impl Balance {
             let panic = part.panic && part.share > 0;
             let may = |member: &&Arc<Member>| panic || member.is_usable();
             let members: Vec<Arc<Member>> = tier.iter().filter(may).cloned().collect();
-            if let Some(mut balancer) = balancer(&self.policy) {
+            let weights = match self.by_locality {
+                true => locality::weights(tier, &members, roster.overprovisioning),
+                false => Vec::new(),
+            };
+            let hashed = matches!(
+                self.policy,
+                LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }
+            );
+            let groups = match (weights.is_empty(), hashed) {
+                (true, _) => vec![(1.0, members)],
+                (false, true) => vec![(1.0, locality::scaled(&members, &weights))],
+                (false, false) => locality::groups(&members, &weights),
+            };
+            let mut pools = Vec::with_capacity(groups.len());
+            for (weight, members) in groups {
+                let Some(mut balancer) = balancer(&self.policy) else {
+                    return;
+                };
                 balancer.adopt(&members, draw);
-                self.tiers.push(Tier {
-                    share: part.share,
-                    panic,
+                pools.push(Pool {
+                    weight,
                     members,
                     balancer,
                 });
             }
+            let order = (pools.len() > 1)
+                .then(|| Schedule::new(pools.iter().map(|pool| pool.weight), draw));
+            self.tiers.push(Tier {
+                share: part.share,
+                panic,
+                pools,
+                order,
+            });
         }
     }
 }
 
 impl Tier {
+    fn pick(&mut self, ask: &mut Ask<'_>) -> Option<Arc<Member>> {
+        let pools = &self.pools;
+        let weight = |index: usize| pools.get(index).map_or(0.0, |pool: &Pool| pool.weight);
+        let next = match &mut self.order {
+            Some(order) => order.next(weight)?,
+            None => 0,
+        };
+        self.pools.get_mut(next)?.pick(ask)
+    }
+}
+
+impl Pool {
     /// As the balancer says; a member that was tried is picked again only if all were.
     fn pick(&mut self, ask: &mut Ask<'_>) -> Option<Arc<Member>> {
         /// Fresh picks before the first untried member is taken (Istio sets `host_selection_retry_max_attempts: 5`).

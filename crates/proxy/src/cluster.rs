@@ -264,6 +264,7 @@ impl Cluster {
                 .is_some_and(|outlier| outlier.keep_last),
         };
         Balance::new(self.config.lb.clone(), panic)
+            .by_locality(self.config.lb_common.locality_weighted)
     }
 
     pub fn breaker(&self, priority: Priority) -> &Breaker {

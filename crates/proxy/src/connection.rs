@@ -3,9 +3,10 @@
 //! The order: original destination (which listener), first bytes (which protocol), chain, TLS, what the chain ends in.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ripstop_identity::alpn::{self, Carried};
 use ripstop_model::authz::{Caller, Verdict};
@@ -18,7 +19,7 @@ use tokio::net::TcpStream;
 use crate::detect::probe::Decision;
 use crate::downstream;
 use crate::http2;
-use crate::listener::{self, chain};
+use crate::listener::{self, chain, proxy_protocol};
 use crate::live::{Chain, Listener, Tables};
 use crate::message::Scheme;
 use crate::refusal::{self, Refusal};
@@ -71,6 +72,8 @@ pub struct TlsFacts {
     pub alpn: Option<Arc<str>>,
     /// Names of the verified certificate, URI SANs first; `None`: no certificate.
     pub principals: Option<Arc<[String]>>,
+    /// Of the verified certificate.
+    pub dns_names: Arc<[String]>,
     /// The peer's leaf and chain, DER, for `x-forwarded-client-cert`.
     pub certificates: Arc<[Vec<u8>]>,
     /// Of the leaf, lower-case hex.
@@ -154,13 +157,24 @@ struct Arrival {
     opened: tokio::time::Instant,
     worker: Rc<Worker>,
     listener: Arc<Listener>,
+    /// The client, also where another proxy speaks for it.
     peer: SocketAddr,
+    /// The other end of the connection.
+    direct: IpAddr,
     local: SocketAddr,
     destination: SocketAddr,
 }
 
+/// How long a PROXY header may take where the listener sets no limit.
+const PREAMBLE: Duration = Duration::from_secs(15);
+
 /// Serves one connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    name: Name,
+    mut stream: TcpStream,
+    mut peer: SocketAddr,
+) {
     let opened = tokio::time::Instant::now();
     let view = worker.view();
     let Some(accepting) = view.listeners.get(&name).cloned() else {
@@ -180,7 +194,18 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
         .filter(|_| config.direction == Direction::Inbound)
         .find(|ip| ip.is_ipv4() == local.is_ipv4());
     let reached = own.map_or(local, |ip| SocketAddr::new(*ip, local.port()));
-    let destination = original.unwrap_or(reached);
+    let mut destination = original.unwrap_or(reached);
+    let direct = peer.ip();
+    if config.inspect.proxy_protocol {
+        let limit = config.inspect.timeout.unwrap_or(PREAMBLE);
+        let told = tokio::time::timeout(limit, proxy_protocol::read(&mut stream)).await;
+        match told {
+            Ok(Ok(Some(told))) => (peer, destination) = (told.source, told.destination),
+            Ok(Ok(None)) => {}
+            // Whoever may speak for others has to say so first: nothing can be said in return.
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
     let told = refusal::Told {
         opened,
         peer,
@@ -216,6 +241,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, name: Name, stream: TcpStream, pee
         worker,
         listener,
         peer,
+        direct,
         local,
         destination,
     };
@@ -311,7 +337,7 @@ impl Arrival {
         let facts = chain::Facts {
             destination: self.destination,
             source: self.peer,
-            direct_source: self.peer.ip(),
+            direct_source: self.direct,
             server_name: hello.server_name.as_deref().unwrap_or_default(),
             transport: match hello.tls {
                 true => TransportProtocol::Tls,
@@ -330,7 +356,7 @@ impl Arrival {
     ) -> Rc<Connection> {
         let caller = Caller {
             principals: tls.as_ref().and_then(|tls| tls.principals.clone()),
-            direct_ip: self.peer.ip(),
+            direct_ip: self.direct,
             remote_ip: self.peer.ip(),
             destination: self.destination,
             sni: tls

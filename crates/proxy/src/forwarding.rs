@@ -179,6 +179,17 @@ fn client_certificate(connection: &Connection, proxy: &HttpProxy, head: &mut Req
         {
             let _ = write!(element, "Hash={hash}");
         }
+        let certificates = connection.tls.as_ref().map(|tls| &*tls.certificates);
+        let certificates = certificates.unwrap_or_default();
+        if proxy.client_cert.cert
+            && let Some(leaf) = certificates.first()
+        {
+            let _ = write!(element, ";Cert=\"{}\"", encoded(leaf));
+        }
+        if proxy.client_cert.chain {
+            let chain: String = certificates.iter().map(|one| encoded(one)).collect();
+            let _ = write!(element, ";Chain=\"{chain}\"");
+        }
         if proxy.client_cert.subject
             && let Some(subject) = connection
                 .tls
@@ -194,7 +205,8 @@ fn client_certificate(connection: &Connection, proxy: &HttpProxy, head: &mut Req
             }
         }
         if proxy.client_cert.dns {
-            for name in names.iter().filter(|name| !name.contains("://")) {
+            let names = connection.tls.as_ref().map(|tls| &*tls.dns_names);
+            for name in names.unwrap_or_default() {
                 let _ = write!(element, ";DNS={name}");
             }
         }
@@ -214,6 +226,22 @@ fn client_certificate(connection: &Connection, proxy: &HttpProxy, head: &mut Req
         }
         Xfcc::SanitizeSet => head.headers.set(Known::ForwardedClientCert, fresh()),
     }
+}
+
+/// A certificate as `Cert` and `Chain` hold it: PEM, percent-encoded.
+fn encoded(der: &[u8]) -> String {
+    let mut out = String::new();
+    for c in ripstop_identity::peer::pem(der).chars() {
+        match c {
+            '\n' => out.push_str("%0A"),
+            ' ' => out.push_str("%20"),
+            '+' => out.push_str("%2B"),
+            '/' => out.push_str("%2F"),
+            '=' => out.push_str("%3D"),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// `x-request-id`: made here unless the request has one that may be kept.

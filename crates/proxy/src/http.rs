@@ -31,6 +31,7 @@ mod record;
 mod request;
 
 pub use request::Request;
+pub(crate) use request::is_grpc;
 
 /// An HTTP connection manager, compiled.
 pub struct Proxy {

@@ -142,6 +142,7 @@ fn text(reason: Reason) -> &'static str {
         }
         Reason::RequestHeadTimeout | Reason::RequestTimeout => "request timeout",
         Reason::StreamIdle => "stream timeout",
+        Reason::MaxStreamDuration => "downstream duration timeout",
         Reason::FaultAbort => "fault filter abort",
         Reason::ConnectFailure => {
             "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
@@ -152,8 +153,10 @@ fn text(reason: Reason) -> &'static str {
         Reason::TlsFailure | Reason::TlsUntrusted => {
             "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
         }
-        Reason::UpstreamReset
-        | Reason::UpstreamClosed
+        Reason::UpstreamReset => {
+            "upstream connect error or disconnect/reset before headers. reset reason: remote reset"
+        }
+        Reason::UpstreamClosed
         | Reason::UpstreamClosedReused
         | Reason::UpstreamClosedMidResponse => {
             "upstream connect error or disconnect/reset before headers. reset reason: connection termination"

@@ -18,6 +18,7 @@ use ripstop_model::snapshot::route::{
 };
 
 use crate::headers::Known;
+use crate::http::is_grpc;
 use crate::message::RequestHead;
 use crate::policy::headers::Compiled;
 use crate::reply::Reply;
@@ -335,6 +336,18 @@ pub struct Limits {
     pub total: Option<Duration>,
     /// From the first byte to the last, whatever moves in between.
     pub stream: Option<Duration>,
+    pub told: Told,
+}
+
+/// What the upstream reads in `grpc-timeout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// What the client wrote.
+    AsAsked,
+    /// [`Limits::stream`]; nothing where there is none.
+    Stream,
+    /// What is left of [`Limits::total`], or the limit of the attempt.
+    Left,
 }
 
 /// The route's timeouts, what the caller asked for by header, and the deadline of a gRPC call.
@@ -344,25 +357,53 @@ pub fn limits(
     head: &RequestHead,
     honour: bool,
 ) -> Limits {
-    let mut total = forward.timeout.filter(|limit| !limit.is_zero());
-    if honour && let Some(asked) = milliseconds(head, "x-envoy-upstream-rq-timeout-ms") {
-        total = Some(asked).filter(|limit| !limit.is_zero());
-    }
-    let longest = &forward.max_stream_duration;
-    let mut stream = longest.limit.unwrap_or(proxy_stream);
-    if let Some(cap) = longest.grpc_max
-        && let Some(asked) = head
-            .headers
-            .text(crate::headers::Known::GrpcTimeout)
-            .and_then(grpc_timeout)
-    {
-        let asked = asked.saturating_sub(longest.grpc_offset);
-        stream = Some(cap.map_or(asked, |cap| asked.min(cap)));
+    let call = is_grpc(head);
+    let asked = || head.headers.text(Known::GrpcTimeout).and_then(grpc_timeout);
+    let mut told = Told::AsAsked;
+    let mut total = forward.timeout;
+    let mut stream = proxy_stream;
+    if let Some(longest) = &forward.max_stream_duration {
         total = None;
+        stream = match (longest.grpc_max, asked()) {
+            (Some(cap), Some(asked)) => {
+                let capped = cap.map_or(asked, |cap| asked.min(cap));
+                Some(capped.saturating_sub(longest.grpc_offset))
+            }
+            _ => longest.limit.unwrap_or(proxy_stream),
+        };
+        if call {
+            told = Told::Stream;
+        }
+    } else if let Some(grpc) = forward.grpc_timeout.filter(|_| call) {
+        let asked = asked().unwrap_or_default();
+        let less = asked.checked_sub(grpc.offset).filter(|d| !d.is_zero());
+        let asked = less.unwrap_or(asked);
+        total = Some(match grpc.max {
+            Some(max) if asked.is_zero() => max,
+            Some(max) => asked.min(max),
+            None => asked,
+        });
+        told = Told::Left;
+    }
+    if honour && let Some(asked) = milliseconds(head, "x-envoy-upstream-rq-timeout-ms") {
+        total = Some(asked);
     }
     Limits {
-        total,
+        total: total.filter(|limit| !limit.is_zero()),
         stream: stream.filter(|limit| !limit.is_zero()),
+        told,
+    }
+}
+
+/// A limit as `grpc-timeout` says it: milliseconds as long as eight digits hold them.
+pub fn grpc_timeout_text(limit: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    let millis = limit.as_millis();
+    let units = [(1, 'm'), (1000, 'S'), (60_000, 'M')];
+    let fits = units.iter().find(|(size, _)| millis / size <= MOST);
+    match fits {
+        Some((size, unit)) => format!("{}{unit}", millis / size),
+        None => format!("{}H", (millis / 3_600_000).min(MOST)),
     }
 }
 

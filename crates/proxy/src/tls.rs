@@ -156,6 +156,9 @@ impl Terminator {
             server_name: session.server_name().unwrap_or_default().into(),
             alpn: token(session.alpn_protocol()),
             principals: peer.as_ref().map(principals),
+            dns_names: peer
+                .as_ref()
+                .map_or_else(Arc::default, |peer| peer.dns_sans().into()),
             certificates: session
                 .peer_certificates()
                 .unwrap_or_default()

@@ -141,9 +141,7 @@ impl Reply {
             _ if self.reused && self.parser.is_idle() => Reason::UpstreamClosedReused,
             // Half a head is no HTTP.
             (None, false) if !self.parser.is_idle() => Reason::UpstreamProtocol,
-            (Some(error), _) if error.kind() == io::ErrorKind::ConnectionReset => {
-                Reason::UpstreamReset
-            }
+            // However it ended, FIN or RST: Envoy's "connection termination".
             _ => Reason::UpstreamClosed,
         };
         let retry = match self.answered {

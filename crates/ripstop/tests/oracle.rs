@@ -16,11 +16,14 @@ mod oracle {
     pub(crate) mod coverage;
     pub(crate) mod differences;
     pub(crate) mod exchange;
+    pub(crate) mod http2;
     pub(crate) mod logged;
     pub(crate) mod message;
+    pub(crate) mod pki;
     pub(crate) mod script;
     pub(crate) mod subject;
     pub(crate) mod supported;
+    pub(crate) mod transport;
 }
 
 use oracle::case::Case;

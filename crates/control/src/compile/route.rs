@@ -15,8 +15,8 @@ use ripstop_model::intent::virtual_service::{
 use ripstop_model::snapshot::listener::{ChainMatch, TcpProxy, TransportProtocol};
 use ripstop_model::snapshot::retry::{Backoff, RetryOn, RetryPolicy, RetryScope};
 use ripstop_model::snapshot::route::{
-    Action, Direct, Forward, HostRewrite, MaxStreamDuration, PathRewrite, Priority, Route,
-    RouteConfig, RouteMatch, Share, Split, VirtualHost,
+    Action, Direct, Forward, GrpcTimeout, HostRewrite, PathRewrite, Priority, Route, RouteConfig,
+    RouteMatch, Share, Split, VirtualHost,
 };
 use ripstop_model::snapshot::{Name, Resource};
 
@@ -210,10 +210,9 @@ pub(super) fn forward(to: Split) -> Forward {
         append_forwarded_host: false,
         timeout: None,
         idle_timeout: None,
-        max_stream_duration: MaxStreamDuration {
-            grpc_max: Some(None),
-            ..MaxStreamDuration::default()
-        },
+        max_stream_duration: None,
+        // Not `max_stream_duration`: a stock Envoy that is given one ignores the route's own timeout.
+        grpc_timeout: Some(GrpcTimeout::default()),
         retry: None,
         hash: Vec::new(),
         mirrors: Vec::new(),

@@ -124,7 +124,10 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Overrides the manager's stream idle timeout: outer `None` inherits, inner `None` is no limit.
     pub idle_timeout: Option<Option<Duration>>,
-    pub max_stream_duration: MaxStreamDuration,
+    /// Envoy's newer timeouts: where they are given, `timeout` does not count.
+    pub max_stream_duration: Option<MaxStreamDuration>,
+    /// Envoy's older way to let `grpc-timeout` stand for `timeout`.
+    pub grpc_timeout: Option<GrpcTimeout>,
     pub retry: Option<Arc<RetryPolicy>>,
     pub hash: Vec<HashPolicy>,
     pub mirrors: Vec<Mirror>,
@@ -192,6 +195,15 @@ pub struct MaxStreamDuration {
     /// `grpc-timeout` becomes the limit, at most this (`None` inside: uncapped).
     pub grpc_max: Option<Option<Duration>>,
     pub grpc_offset: Duration,
+}
+
+/// Of a gRPC call: its `grpc-timeout` is the limit on the whole request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// The longest, and the limit of a call that names none; `None`: what the call says.
+    pub max: Option<Duration>,
+    /// Taken off, unless nothing would be left.
+    pub offset: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

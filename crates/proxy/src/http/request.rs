@@ -119,6 +119,12 @@ impl<'v> Request<'v> {
         &self.proxy.config
     }
 
+    /// Whether the client showed a certificate, whatever came of it.
+    fn presents_certificate(&self) -> bool {
+        let tls = self.connection.tls.as_ref();
+        tls.is_some_and(|tls| !tls.certificates.is_empty())
+    }
+
     pub fn is_tls(&self) -> bool {
         self.connection.tls.is_some()
     }
@@ -147,7 +153,7 @@ impl<'v> Request<'v> {
         let draw = self.worker().random();
         let found = self
             .table
-            .and_then(|table| table.select(head, draw, self.is_tls()).ok());
+            .and_then(|table| table.select(head, draw, self.presents_certificate()).ok());
         self.selected = found;
         let Some(Action::Forward(forward)) = found.map(|found| &found.route.action) else {
             return;
@@ -412,7 +418,7 @@ impl<'v> Request<'v> {
     }
 }
 
-pub(super) fn is_grpc(head: &RequestHead) -> bool {
+pub(crate) fn is_grpc(head: &RequestHead) -> bool {
     head.headers
         .text(headers::Known::ContentType)
         .is_some_and(ripstop_model::route::is_grpc_content_type)

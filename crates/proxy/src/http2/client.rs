@@ -67,9 +67,6 @@ fn judge(error: &h2::Error, answered: bool, reused: bool) -> (Reason, Retry) {
         return (Reason::UpstreamReset, Retry::Unknown);
     }
     match error.get_io() {
-        Some(io) if io.kind() == std::io::ErrorKind::ConnectionReset => {
-            (Reason::UpstreamReset, Retry::Unknown)
-        }
         Some(_) if reused => (Reason::UpstreamClosedReused, Retry::Unknown),
         Some(_) => (Reason::UpstreamClosed, Retry::Unknown),
         None => (Reason::UpstreamProtocol, Retry::Unknown),

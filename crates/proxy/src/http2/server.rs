@@ -529,7 +529,8 @@ impl Http2 {
         let Ok(mut response) = head.to_http() else {
             return respond.send_reset(Code::INTERNAL_ERROR);
         };
-        if let Framing::Length(length) = framing
+        // Where a response ends with its head, that says it all (and it is what Envoy writes).
+        if let Framing::Length(length @ 1..) = framing
             && !head.headers.has(Known::ContentLength)
         {
             response

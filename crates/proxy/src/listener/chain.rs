@@ -4,7 +4,7 @@
 //! connected source, source type, source address, source port. At each criterion the most specific value that some
 //! remaining chain has wins and the others are out; there is no going back.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use ripstop_model::snapshot::listener::{ChainMatch, SourceType, TransportProtocol};
@@ -104,7 +104,11 @@ fn alpn(names: &[String], offered: &[&str]) -> Option<usize> {
 }
 
 fn source_type(matches: &ChainMatch, facts: &Facts<'_>) -> Option<usize> {
-    let local = facts.source.ip().is_loopback() || facts.source.ip() == facts.destination.ip();
+    // Envoy's loopback is the one address of it, not all of 127.0.0.0/8.
+    let source = facts.source.ip();
+    let local = source == Ipv4Addr::LOCALHOST
+        || source == Ipv6Addr::LOCALHOST
+        || source == facts.destination.ip();
     match matches.source_type {
         SourceType::Any => Some(0),
         SourceType::SameIpOrLoopback => local.then_some(1),

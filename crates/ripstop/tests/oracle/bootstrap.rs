@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use super::pki::Pki;
 
 const MESSAGES: &[&str] = &[
     "envoy.extensions.filters.http.cors.v3.Cors",
@@ -17,8 +18,26 @@ const MESSAGES: &[&str] = &[
     "envoy.extensions.filters.http.rbac.v3.RBAC",
     "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
     "envoy.extensions.filters.http.router.v3.Router",
+    "envoy.extensions.filters.network.rbac.v3.RBAC",
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+    "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+    "envoy.extensions.clusters.dns.v3.DnsCluster",
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+    "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+    "envoy.extensions.load_balancing_policies.random.v3.Random",
+    "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
+    "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
+    "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+    "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+    "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+    "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -41,12 +60,19 @@ pub(crate) fn fill(case: &str, bootstrap: &mut Value, port: &dyn Fn(&str) -> u16
         if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("AT ")) {
             *value = json!({"socket_address": {"address": "127.0.0.1", "port_value": port(name)}});
         }
+        if let Some(text) = value.as_str().and_then(|word| Pki::shared().text(word)) {
+            let pem = value.as_str().is_some_and(|word| word.starts_with("PEM "));
+            *value = match pem {
+                true => json!({"inline_string": text}),
+                false => text.into(),
+            };
+        }
         if let Some(kind) = value.get_mut("@type")
             && let Some(short) = kind.as_str().filter(|kind| !kind.contains('/'))
         {
             let whole = MESSAGES
                 .iter()
-                .find(|whole| whole.rsplit('.').next() == Some(short));
+                .find(|whole| whole.ends_with(&format!(".{short}")));
             let whole = whole.unwrap_or_else(|| panic!("{case}: `{short}` is not in MESSAGES"));
             *kind = format!("type.googleapis.com/{whole}").into();
         }
@@ -105,6 +131,7 @@ pub(crate) fn join(cases: &[&Case], admin: SocketAddr) -> String {
     let mut names = BTreeSet::new();
     let mut listeners = Vec::new();
     let mut clusters = Vec::new();
+    let mut secrets: Vec<Value> = Vec::new();
     for &case in cases {
         let keys: Vec<&String> = case
             .bootstrap
@@ -118,6 +145,11 @@ pub(crate) fn join(cases: &[&Case], admin: SocketAddr) -> String {
             "{}: only these are joined",
             case.name
         );
+        for secret in resources(&case.bootstrap, "secrets") {
+            if !secrets.contains(secret) {
+                secrets.push(secret.clone());
+            }
+        }
         listeners.extend_from_slice(resources(&case.bootstrap, "listeners"));
         for cluster in resources(&case.bootstrap, "clusters") {
             let name = cluster["name"].as_str().expect("a cluster has a name");
@@ -132,7 +164,7 @@ pub(crate) fn join(cases: &[&Case], admin: SocketAddr) -> String {
     let joined = json!({
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin.port()}}},
         "node": {"id": "oracle", "cluster": "oracle"},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "static_resources": {"listeners": listeners, "clusters": clusters, "secrets": secrets},
     });
     serde_json::to_string_pretty(&joined).expect("JSON of JSON")
 }

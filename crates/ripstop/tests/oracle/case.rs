@@ -1,7 +1,7 @@
 //! A folder of `cases` → a [`Case`]: its bootstrap, its upstreams (listening), its steps.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ripstop_testkit::port::{self, Port};
@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::bootstrap;
-use super::script::{Row, Scripted};
+use super::script::{Scripted, Server};
+use super::transport::Tls;
 
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -70,7 +71,34 @@ pub(crate) struct Request {
     /// After the chunks.
     #[serde(default)]
     pub(crate) trailers: BTreeMap<String, String>,
-    /// Sent once the response has been 101; as many bytes are read back.
+    /// The address that the client has; the machine's choice on loopback if not given.
+    #[serde(default)]
+    pub(crate) from: Option<IpAddr>,
+    /// Sent before TLS or HTTP: PROXY protocol.
+    #[serde(default)]
+    pub(crate) preamble: Option<String>,
+    #[serde(default)]
+    pub(crate) tls: Option<Tls>,
+    /// HTTP/2, a connection for each request.
+    #[serde(default)]
+    pub(crate) http2: bool,
+    /// Of an extended CONNECT (RFC 8441).
+    #[serde(default)]
+    pub(crate) protocol: Option<String>,
+    /// Not HTTP: lines, each sent when the one before was answered with a line; then what comes until the end, if
+    /// `until_end`.
+    #[serde(default)]
+    pub(crate) lines: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) until_end: bool,
+    /// Seconds before each line, or each chunk of a body.
+    #[serde(default)]
+    pub(crate) pause: f64,
+    /// Seconds that the connection is then left alone before it is seen whether it has been ended: `ended` or `open`
+    /// is part of what happened.
+    #[serde(default)]
+    pub(crate) linger: Option<f64>,
+    /// Sent once the response has been 101 (or 200 to an extended CONNECT); as many bytes are read back.
     #[serde(default)]
     pub(crate) tunnel: Option<String>,
     /// Sent so many times, on one connection.
@@ -147,7 +175,7 @@ impl Case {
             .into_owned();
         let mut bootstrap: Value = yaml(&folder.join("bootstrap.yaml"));
         let scripts = folder.join("upstreams.yaml");
-        let scripts: BTreeMap<String, Vec<Row>> = match scripts.exists() {
+        let scripts: BTreeMap<String, Server> = match scripts.exists() {
             true => yaml(&scripts),
             false => BTreeMap::new(),
         };

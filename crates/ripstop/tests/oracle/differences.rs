@@ -42,6 +42,11 @@ pub(crate) const HEADERS: &[Header] = &[
         reason: "every response of the proxy's own says why (architecture, invariant 7)",
     },
     Header {
+        name: "(tls)",
+        rule: Rule::Optional,
+        reason: "ripstop offers TLS 1.3 to an upstream where Envoy's default stops at 1.2",
+    },
+    Header {
         name: "te",
         rule: Rule::Optional,
         reason: "it belongs to one connection (RFC 9110 section 10.1.4); an HTTP/1 upstream is asked for no trailers",

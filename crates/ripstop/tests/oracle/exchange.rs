@@ -1,17 +1,16 @@
 //! The steps of a case, sent to the program that runs now → what was answered and what the upstreams saw.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ripstop_testkit::wait;
 
 use super::case::{Case, Request, Step};
+use super::http2;
 use super::message::{Answer, Reader};
 use super::script::Seen;
-
-/// No answer takes longer; a program that stays silent is told apart from one that closes.
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::transport::{Wire, connect};
 
 /// What came of one request.
 #[derive(Debug)]
@@ -118,7 +117,7 @@ fn settle(case: &Case, request: &Request) {
     }
 }
 
-type Connection = Option<(TcpStream, Reader)>;
+type Connection = Option<(Wire, Reader)>;
 
 fn send(case: &Case, connection: &mut Connection, request: &Request, n: usize, at: &str) -> Played {
     let start = Instant::now();
@@ -132,7 +131,7 @@ fn send(case: &Case, connection: &mut Connection, request: &Request, n: usize, a
         Ok(answer) => answer.cut || answer.header("connection") == Some("close"),
         Err(_) => true,
     };
-    if ended || request.times.is_none() {
+    if ended || request.times.is_none() || request.lines.is_some() {
         *connection = None;
     }
     Played {
@@ -152,24 +151,85 @@ fn exchange(
     n: usize,
     tunnel: &mut Option<Vec<u8>>,
 ) -> io::Result<Answer> {
+    let open = || {
+        let preamble = request.preamble.as_deref();
+        connect(case.listener(request.listener()), request.from, preamble)
+    };
+    if request.http2 {
+        let answer = http2::ask(open()?, request.tls.as_ref(), request, &n.to_string())?;
+        *tunnel = answer.1;
+        return Ok(answer.0);
+    }
     if connection.is_none() {
-        let stream = TcpStream::connect_timeout(&case.listener(request.listener()), PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let reader = Reader::new(stream.try_clone()?);
-        *connection = Some((stream, reader));
+        let wire = Wire::over(open()?, request.tls.as_ref())?;
+        let reader = Reader::new(wire.clone());
+        *connection = Some((wire, reader));
     }
     let Some((stream, reader)) = connection else {
         return Err(io::ErrorKind::NotConnected.into());
     };
+    if let Some(lines) = &request.lines {
+        return talk(stream, reader, request, lines);
+    }
     let bytes = bytes(request, n);
-    stream.write_all(&bytes)?;
-    let answer = reader.answer(bytes.starts_with(b"HEAD "))?;
+    match request.pause {
+        0.0 => stream.write_all(&bytes)?,
+        pause => {
+            // The head in two halves, for one who may not take long over it.
+            let (first, second) = bytes.split_at(bytes.len() / 2);
+            stream.write_all(first)?;
+            std::thread::sleep(Duration::from_secs_f64(pause));
+            // It may have been ended meanwhile, and the answer says why.
+            let _ended = stream.write_all(second);
+        }
+    }
+    let mut answer = reader.answer(bytes.starts_with(b"HEAD "))?;
+    if let Some(linger) = request.linger {
+        std::thread::sleep(Duration::from_secs_f64(linger));
+        let end = if reader.is_ended()? { "ended" } else { "open" };
+        answer
+            .headers
+            .push(("(connection)".to_owned(), end.to_owned()));
+    }
     if let Some(text) = &request.tunnel
         && answer.status() == "101"
     {
         stream.write_all(text.as_bytes())?;
         *tunnel = Some(reader.bytes(text.len())?);
+    }
+    Ok(answer)
+}
+
+/// Lines of a protocol that is not HTTP.
+fn talk(
+    stream: &mut Wire,
+    reader: &mut Reader,
+    request: &Request,
+    lines: &[String],
+) -> io::Result<Answer> {
+    let mut answer = Answer {
+        line: "TCP tcp".to_owned(),
+        ..Answer::default()
+    };
+    for line in lines {
+        std::thread::sleep(Duration::from_secs_f64(request.pause));
+        let sent = stream.write_all(format!("{line}\n").as_bytes());
+        let back = reader.text(Some(1))?;
+        if sent.is_err() || back.is_empty() {
+            answer.cut = true;
+            return Ok(answer);
+        }
+        answer.body.extend(back);
+    }
+    if request.until_end {
+        answer.body.extend(reader.text(None)?);
+    }
+    if let Some(linger) = request.linger {
+        std::thread::sleep(Duration::from_secs_f64(linger));
+        let end = if reader.is_ended()? { "ended" } else { "open" };
+        answer
+            .headers
+            .push(("(connection)".to_owned(), end.to_owned()));
     }
     Ok(answer)
 }

@@ -1,7 +1,8 @@
 //! Bytes of HTTP/1 → heads, bodies and trailers as they were, also of messages that were cut short.
 
 use std::io::{self, Read};
-use std::net::TcpStream;
+
+use super::transport::Wire;
 
 pub(crate) type Fields = Vec<(String, String)>;
 
@@ -38,12 +39,12 @@ pub(crate) fn field<'f>(fields: &'f Fields, name: &str) -> Option<&'f str> {
 
 /// What arrives on a connection.
 pub(crate) struct Reader {
-    stream: TcpStream,
+    stream: Wire,
     ahead: Vec<u8>,
 }
 
 impl Reader {
-    pub(crate) fn new(stream: TcpStream) -> Reader {
+    pub(crate) fn new(stream: Wire) -> Reader {
         Reader {
             stream,
             ahead: Vec::new(),
@@ -76,6 +77,27 @@ impl Reader {
                 .ok_or(io::ErrorKind::UnexpectedEof)?;
         }
         Ok(self.ahead.drain(..count).collect())
+    }
+
+    /// Whatever comes until the end, or until so many lines.
+    pub(crate) fn text(&mut self, lines: Option<usize>) -> io::Result<Vec<u8>> {
+        let count = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+        while lines.is_none_or(|lines| count(&self.ahead) < lines) && self.more()? {}
+        Ok(std::mem::take(&mut self.ahead))
+    }
+
+    /// Whether the connection has ended, without waiting for it; for TCP without TLS.
+    pub(crate) fn is_ended(&mut self) -> io::Result<bool> {
+        self.stream.patience(std::time::Duration::from_millis(20))?;
+        let ended = match self.more() {
+            Ok(more) => !more,
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ),
+        };
+        self.stream.patience(super::transport::PATIENCE)?;
+        Ok(ended)
     }
 
     fn head(&mut self) -> io::Result<Answer> {

@@ -8,8 +8,42 @@ use std::time::Duration;
 
 use ripstop_testkit::upstream::{self, Conversation, Step, Upstream};
 use serde::Deserialize;
+use tokio::task::AbortHandle;
 
+use super::http2;
 use super::message::{self, Fields};
+
+/// One upstream of `upstreams.yaml`: rows, or a mapping with what else is to be said.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Server {
+    Rows(Vec<Row>),
+    Of(Box<Spoken>),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spoken {
+    #[serde(default)]
+    rows: Option<Vec<Row>>,
+    #[serde(default)]
+    speaks: Speaks,
+    /// The certificate that it shows (`pki.rs`); no TLS if not given.
+    #[serde(default)]
+    cert: Option<String>,
+    #[serde(default)]
+    alpn: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Speaks {
+    #[default]
+    Http1,
+    Http2,
+    /// Lines: each is logged and answered with the upstream's name, or with what the first row of that path says.
+    Lines,
+}
 
 /// How one upstream answers requests for a path: the first attempt by the first reply, the last reply ever after.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,48 +53,83 @@ pub(crate) struct Row {
     #[serde(default)]
     path: String,
     replies: Vec<Reply>,
+    /// Not logged: health checks come when they like.
+    #[serde(default)]
+    quiet: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Reply {
+pub(crate) struct Reply {
     /// 200 if not given; 0 gives no response at all, only what `then` says.
     #[serde(default)]
-    status: Option<u16>,
+    pub(crate) status: Option<u16>,
     /// Before the response.
     #[serde(default)]
-    interim: Vec<u16>,
+    pub(crate) interim: Vec<u16>,
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// The upstream's name if not given; `{body}` is the request's.
     #[serde(default)]
     body: Option<String>,
     #[serde(default)]
     chunks: Option<Vec<String>>,
     #[serde(default)]
-    trailers: BTreeMap<String, String>,
+    pub(crate) trailers: BTreeMap<String, String>,
     /// The whole response as it goes on the wire, in place of the above.
     #[serde(default)]
     raw: Option<String>,
     /// Seconds before the response.
     #[serde(default)]
-    delay: f64,
+    pub(crate) delay: f64,
     /// Seconds between its head and its body.
     #[serde(default)]
-    pause: f64,
+    pub(crate) pause: f64,
     #[serde(default)]
-    then: Then,
+    pub(crate) then: Then,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Then {
+pub(crate) enum Then {
     #[default]
     Keep,
     Close,
     Reset,
     /// Gives back every byte.
     Echo,
+    /// Of HTTP/2: the stream is refused.
+    Refuse,
+}
+
+impl Reply {
+    /// The body.
+    pub(crate) fn text(&self, name: &str, sent: &[u8]) -> String {
+        match &self.chunks {
+            Some(chunks) => chunks.concat(),
+            None => {
+                let sent = String::from_utf8_lossy(sent);
+                self.body
+                    .as_deref()
+                    .unwrap_or(name)
+                    .replace("{body}", &sent)
+            }
+        }
+    }
+}
+
+/// What was agreed on before the first request, by the port of the connection that follows.
+#[derive(Debug, Default)]
+pub(crate) struct Facts(Mutex<BTreeMap<u16, Fields>>);
+
+impl Facts {
+    pub(crate) fn add(&self, port: u16, facts: Fields) {
+        lock(&self.0).insert(port, facts);
+    }
+
+    pub(crate) fn of(&self, port: u16) -> Fields {
+        lock(&self.0).get(&port).cloned().unwrap_or_default()
+    }
 }
 
 /// One request as an upstream saw it.
@@ -78,6 +147,13 @@ pub(crate) struct Seen {
 pub(crate) struct Scripted {
     log: Arc<Log>,
     _servers: Vec<Upstream>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
 }
 
 #[derive(Default)]
@@ -92,30 +168,66 @@ impl Scripted {
     /// means that nothing listens there.
     pub(crate) fn start(
         upstreams: impl Iterator<Item = (String, SocketAddr)>,
-        mut scripts: BTreeMap<String, Vec<Row>>,
+        mut scripts: BTreeMap<String, Server>,
     ) -> Scripted {
         let log = Arc::new(Log::default());
-        let mut servers = Vec::new();
+        let (mut servers, mut tasks) = (Vec::new(), Vec::new());
         for (name, address) in upstreams {
-            let default = || {
+            let (rows, spoken) = match scripts.remove(&name) {
+                Some(Server::Rows(rows)) => (Some(rows), None),
+                Some(Server::Of(spoken)) => (spoken.rows.clone(), Some(spoken)),
+                None => (None, None),
+            };
+            let rows = rows.unwrap_or_else(|| {
                 vec![Row {
                     path: String::new(),
                     replies: vec![Reply::default()],
+                    quiet: false,
                 }]
-            };
-            let rows = scripts.remove(&name).unwrap_or_else(default);
+            });
             if rows.is_empty() {
                 continue;
             }
-            let listener = TcpListener::bind(address).expect("a reserved port");
-            let log = log.clone();
-            let serve =
-                move |conversation: &mut Conversation| serve(conversation, &name, &rows, &log);
+            let mut listener = TcpListener::bind(address).expect("a reserved port");
+            let facts = Arc::new(Facts::default());
+            if let Some(Spoken {
+                cert: Some(cert),
+                alpn,
+                ..
+            }) = spoken.as_deref()
+            {
+                let behind = TcpListener::bind("127.0.0.1:0").expect("a port");
+                let onward = behind.local_addr().expect("an address");
+                let front = std::mem::replace(&mut listener, behind);
+                front.set_nonblocking(true).expect("a socket's mode");
+                let (cert, alpn) = (cert.clone(), alpn.clone());
+                let front = http2::front(front, onward, cert, alpn, facts.clone());
+                tasks.push(http2::runtime().spawn(front).abort_handle());
+            }
+            let (log, speaks) = (
+                log.clone(),
+                spoken.map_or(Speaks::Http1, |spoken| spoken.speaks),
+            );
+            if speaks == Speaks::Http2 {
+                listener.set_nonblocking(true).expect("a socket's mode");
+                let script = move |seen: Seen| {
+                    let target = seen.line.split(' ').nth(1).unwrap_or_default().to_owned();
+                    log.reply(&rows, seen, &target)
+                };
+                let serving = http2::serve(listener, name, facts, Arc::new(script));
+                tasks.push(http2::runtime().spawn(serving).abort_handle());
+                continue;
+            }
+            let serve = move |conversation: &mut Conversation| match speaks {
+                Speaks::Lines => lines(conversation, &name, &rows, &log, &facts),
+                _ => serve(conversation, &name, &rows, &log, &facts),
+            };
             servers.push(Upstream::tcp_on(listener, serve));
         }
         Scripted {
             log,
             _servers: servers,
+            tasks,
         }
     }
 
@@ -134,41 +246,99 @@ impl Scripted {
     }
 }
 
-fn serve(conversation: &mut Conversation, name: &str, rows: &[Row], log: &Log) -> io::Result<()> {
-    while let Some(request) = conversation.request()? {
-        let target = request.target();
+impl Log {
+    /// Keeps what was seen; what is replied to it. A path that no row is for is a mistake in the case: 599 shows it.
+    fn reply(&self, rows: &[Row], seen: Seen, target: &str) -> Reply {
         let found = rows.iter().position(|row| target.starts_with(&row.path));
         let reply = found.map(|index| {
-            let mut attempts = lock(&log.attempts);
-            let attempt = attempts.entry((name.to_owned(), index)).or_default();
+            let mut attempts = lock(&self.attempts);
+            let attempt = attempts.entry((seen.upstream.clone(), index)).or_default();
             let replies = &rows[index].replies;
             let reply = replies.get(*attempt).or(replies.last());
             *attempt += 1;
             reply.cloned().unwrap_or_default()
         });
+        if !found.is_some_and(|index| rows[index].quiet) {
+            lock(&self.seen).push(seen);
+        }
+        reply.unwrap_or(Reply {
+            status: Some(599),
+            ..Reply::default()
+        })
+    }
+}
+
+fn serve(
+    conversation: &mut Conversation,
+    name: &str,
+    rows: &[Row],
+    log: &Log,
+    facts: &Facts,
+) -> io::Result<()> {
+    let facts = facts.of(conversation.peer()?.port());
+    while let Some(request) = conversation.request()? {
         let chunked = request.header("transfer-encoding").is_some();
-        lock(&log.seen).push(Seen {
+        let mut headers = facts.clone();
+        headers.extend(request.headers());
+        let seen = Seen {
             upstream: name.to_owned(),
             line: String::from_utf8_lossy(&request.head)
                 .lines()
                 .next()
                 .unwrap_or_default()
                 .to_owned(),
-            headers: request.headers(),
+            headers,
             body: request.body.clone(),
             trailers: if chunked {
                 message::trailers(&request.raw_body)
             } else {
                 Fields::new()
             },
-        });
-        // A path that no row is for is a mistake in the case: 599 shows it.
-        let reply = reply.unwrap_or(Reply {
-            status: Some(599),
-            ..Reply::default()
-        });
+        };
+        let reply = log.reply(rows, seen, &request.target());
         if answer(conversation, name, &request, &reply)? {
             return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn lines(
+    conversation: &mut Conversation,
+    name: &str,
+    rows: &[Row],
+    log: &Log,
+    facts: &Facts,
+) -> io::Result<()> {
+    let facts = facts.of(conversation.peer()?.port());
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while conversation.read(&mut byte)? > 0 {
+        if byte[0] != b'\n' {
+            line.push(byte[0]);
+            continue;
+        }
+        let text = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
+        let seen = Seen {
+            upstream: name.to_owned(),
+            line: text.clone(),
+            headers: facts.clone(),
+            body: Vec::new(),
+            trailers: Fields::new(),
+        };
+        let reply = log.reply(rows, seen, &text);
+        std::thread::sleep(Duration::from_secs_f64(reply.delay));
+        if reply.status != Some(0) {
+            let text = reply.text(name, text.as_bytes());
+            conversation.write_all(format!("{text}\n").as_bytes())?;
+        }
+        match reply.then {
+            Then::Close => return Ok(()),
+            Then::Reset => {
+                conversation.play(&Step::Reset)?;
+                return Ok(());
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -191,7 +361,7 @@ fn answer(
         respond(conversation, name, request, reply)?;
     }
     match reply.then {
-        Then::Keep => Ok(false),
+        Then::Keep | Then::Refuse => Ok(false),
         Then::Close => Ok(true),
         Then::Reset => conversation.play(&Step::Reset),
         Then::Echo => {
@@ -215,12 +385,7 @@ fn respond(
 ) -> io::Result<()> {
     let status = reply.status.unwrap_or(200);
     let bodiless = matches!(status, 101 | 204 | 304);
-    let sent = String::from_utf8_lossy(&request.body);
-    let body = reply
-        .body
-        .as_deref()
-        .unwrap_or(name)
-        .replace("{body}", &sent);
+    let body = reply.text(name, &request.body);
     let mut head = format!("HTTP/1.1 {status} Scripted\r\n");
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));

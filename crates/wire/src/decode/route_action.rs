@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::route::{
-    Action, Direct, Forward, HashPolicy, HashSource, HostRewrite, MaxStreamDuration, Mirror,
-    PathRewrite, Priority, Redirect, RedirectPath, Share, Split,
+    Action, Direct, Forward, GrpcTimeout, HashPolicy, HashSource, HostRewrite, MaxStreamDuration,
+    Mirror, PathRewrite, Priority, Redirect, RedirectPath, Share, Split,
 };
 use ripstop_model::snapshot::tls::Pem;
 
@@ -94,30 +94,13 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
             HostRewrite::None
         }
     };
-    let mut max_stream = cx.field("max_stream_duration", |cx| {
-        let Some(route::route_action::MaxStreamDuration {
-            max_stream_duration,
-            grpc_timeout_header_max,
-            grpc_timeout_header_offset,
-        }) = max_stream_duration
-        else {
-            return MaxStreamDuration::default();
-        };
-        MaxStreamDuration {
-            limit: max_stream_duration.map(|d| cx.limit("max_stream_duration", Some(d), None)),
-            grpc_max: grpc_timeout_header_max
-                .map(|d| cx.limit("grpc_timeout_header_max", Some(d), None)),
-            grpc_offset: cx
-                .duration("grpc_timeout_header_offset", grpc_timeout_header_offset)
-                .unwrap_or_default(),
-        }
-    });
-    if let (None, Some(max)) = (max_stream.grpc_max, max_grpc_timeout) {
-        max_stream.grpc_max = Some(cx.limit("max_grpc_timeout", Some(max), None));
-        max_stream.grpc_offset = cx
+    let max_stream_duration = cx.optional("max_stream_duration", max_stream_duration, max_stream);
+    let grpc_timeout = max_grpc_timeout.map(|max| GrpcTimeout {
+        max: cx.limit("max_grpc_timeout", Some(max), None),
+        offset: cx
             .duration("grpc_timeout_offset", grpc_timeout_offset)
-            .unwrap_or_default();
-    }
+            .unwrap_or_default(),
+    });
     let upgrades = cx.each("upgrade_configs", upgrade_configs, |cx, m| {
         fields!(cx, m => route::route_action::UpgradeConfig { upgrade_type, enabled }
             ignore { connect_config });
@@ -140,7 +123,8 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
         append_forwarded_host: append_x_forwarded_host,
         timeout: cx.limit("timeout", timeout, envoy::ROUTE_TIMEOUT),
         idle_timeout: idle_timeout.map(|d| cx.limit("idle_timeout", Some(d), None)),
-        max_stream_duration: max_stream,
+        max_stream_duration,
+        grpc_timeout,
         retry: cx
             .optional("retry_policy", retry_policy, |cx, m| {
                 retry::retry_policy(cx, m, implicit_retry)
@@ -155,6 +139,23 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
         upgrades,
         missing_cluster_status,
         to: to?,
+    })
+}
+
+fn max_stream(
+    cx: &mut Decoding,
+    m: route::route_action::MaxStreamDuration,
+) -> Option<MaxStreamDuration> {
+    fields!(cx, m => route::route_action::MaxStreamDuration {
+        max_stream_duration, grpc_timeout_header_max, grpc_timeout_header_offset,
+    });
+    Some(MaxStreamDuration {
+        limit: max_stream_duration.map(|d| cx.limit("max_stream_duration", Some(d), None)),
+        grpc_max: grpc_timeout_header_max
+            .map(|d| cx.limit("grpc_timeout_header_max", Some(d), None)),
+        grpc_offset: cx
+            .duration("grpc_timeout_header_offset", grpc_timeout_header_offset)
+            .unwrap_or_default(),
     })
 }
 

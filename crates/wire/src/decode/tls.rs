@@ -68,7 +68,13 @@ fn downstream(cx: &mut Decoding, m: tls::DownstreamTlsContext) -> Option<Downstr
     if common.certificates.is_empty() {
         cx.invalid("common_tls_context", "a listener needs a certificate");
     }
-    let require_client_certificate = require_client_certificate.is_some_and(|v| v.value);
+    // Who demands more of a certificate than its issuer demands one (what Envoy does).
+    let demands = common.validation.as_ref().is_some_and(|validation| {
+        !validation.sans.is_empty()
+            || !validation.certificate_hashes.is_empty()
+            || !validation.spki_hashes.is_empty()
+    });
+    let require_client_certificate = demands || require_client_certificate.is_some_and(|v| v.value);
     Some(DownstreamTls {
         certificates: common.certificates,
         validation: common.validation,

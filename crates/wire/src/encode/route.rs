@@ -124,6 +124,7 @@ fn route_match(m: &RouteMatch) -> route::RouteMatch {
     }
 }
 
+#[allow(deprecated)] // What takes its place makes a stock Envoy ignore the route's own timeout.
 fn forward(f: &Forward) -> route::RouteAction {
     use route::route_action::{
         ClusterNotFoundResponseCode as Missing, HostRewriteSpecifier as Host, UpgradeConfig,
@@ -133,7 +134,12 @@ fn forward(f: &Forward) -> route::RouteAction {
         append_x_forwarded_host: f.append_forwarded_host,
         timeout: Some(limit(f.timeout)),
         idle_timeout: f.idle_timeout.map(limit),
-        max_stream_duration: max_stream_duration(&f.max_stream_duration),
+        max_stream_duration: f.max_stream_duration.as_ref().map(max_stream_duration),
+        max_grpc_timeout: f.grpc_timeout.map(|grpc| limit(grpc.max)),
+        grpc_timeout_offset: f
+            .grpc_timeout
+            .filter(|grpc| !grpc.offset.is_zero())
+            .map(|grpc| duration(grpc.offset)),
         retry_policy: f.retry.as_deref().map(retry_policy),
         hash_policy: f.hash.iter().map(hash).collect(),
         request_mirror_policies: f.mirrors.iter().map(mirror).collect(),
@@ -212,12 +218,12 @@ fn share(s: &Share) -> route::weighted_cluster::ClusterWeight {
     }
 }
 
-fn max_stream_duration(d: &MaxStreamDuration) -> Option<route::route_action::MaxStreamDuration> {
-    (*d != MaxStreamDuration::default()).then(|| route::route_action::MaxStreamDuration {
+fn max_stream_duration(d: &MaxStreamDuration) -> route::route_action::MaxStreamDuration {
+    route::route_action::MaxStreamDuration {
         max_stream_duration: d.limit.map(limit),
         grpc_timeout_header_max: d.grpc_max.map(limit),
         grpc_timeout_header_offset: (!d.grpc_offset.is_zero()).then(|| duration(d.grpc_offset)),
-    })
+    }
 }
 
 fn hash(h: &HashPolicy) -> route::route_action::HashPolicy {

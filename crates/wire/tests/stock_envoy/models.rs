@@ -394,11 +394,15 @@ fn forward(to: Split) -> Forward {
         append_forwarded_host: true,
         timeout: Some(Duration::from_secs(15)),
         idle_timeout: Some(None),
-        max_stream_duration: MaxStreamDuration {
+        max_stream_duration: Some(MaxStreamDuration {
             limit: Some(None),
             grpc_max: Some(Some(Duration::from_secs(9))),
             grpc_offset: Duration::ZERO,
-        },
+        }),
+        grpc_timeout: Some(GrpcTimeout {
+            max: Some(Duration::from_secs(8)),
+            offset: Duration::from_millis(10),
+        }),
         retry: retry(),
         hash: vec![
             HashPolicy {

@@ -15,7 +15,7 @@ use ripstop_model::snapshot::header::{Append, Edit, Edits, HeaderEdits};
 use ripstop_model::snapshot::http::PerFilter;
 use ripstop_model::snapshot::matching::{Pattern, StringMatch};
 use ripstop_model::snapshot::route::{
-    Action, Cors, Direct, Forward, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Redirect,
+    Action, Cors, Direct, Forward, GrpcTimeout, HostRewrite, Mirror, PathRewrite, Redirect,
     RedirectPath, Share,
 };
 
@@ -105,10 +105,10 @@ fn to_destinations(context: &Context<'_, '_>, http: &HttpRoute) -> Option<Forwar
         path_rewrite,
         host_rewrite: host.map_or(HostRewrite::None, HostRewrite::Literal),
         timeout,
-        max_stream_duration: MaxStreamDuration {
-            grpc_max: Some(timeout),
-            ..MaxStreamDuration::default()
-        },
+        grpc_timeout: Some(GrpcTimeout {
+            max: timeout,
+            ..GrpcTimeout::default()
+        }),
         retry,
         mirrors: mirrors(context, http),
         ..forward(to)

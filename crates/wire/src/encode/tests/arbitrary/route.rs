@@ -155,11 +155,15 @@ impl Entropy {
             append_forwarded_host: self.flag(),
             timeout: self.limit(),
             idle_timeout: self.optional(Self::limit),
-            max_stream_duration: MaxStreamDuration {
-                limit: self.optional(Self::limit),
-                grpc_max: self.optional(Self::limit),
-                grpc_offset: self.limit().unwrap_or_default(),
-            },
+            max_stream_duration: self.optional(|e| MaxStreamDuration {
+                limit: e.optional(Self::limit),
+                grpc_max: e.optional(Self::limit),
+                grpc_offset: e.limit().unwrap_or_default(),
+            }),
+            grpc_timeout: self.optional(|e| GrpcTimeout {
+                max: e.limit(),
+                offset: e.limit().unwrap_or_default(),
+            }),
             retry: self.optional(|e| Arc::new(e.retry())),
             hash: self.list(2, Self::hash),
             mirrors: self.list(2, |e| Mirror {
