@@ -4,12 +4,12 @@
 //! With the configuration every order succeeds, without it orders fail; between the two sidecars there is only TLS; both
 //! sidecars tell their spans; nothing is left behind.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use ripstop_testkit::capture::{self, Capture};
+use ripstop_testkit::example;
 use ripstop_testkit::leftovers::{self, Machine};
 use ripstop_testkit::otlp::Collector;
 use ripstop_testkit::process::Guard;
@@ -19,23 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A copy of the example whose spans go to `collector`.
 fn orders(folder: &Path, mesh: &str, collector: &Collector) -> PathBuf {
-    let source = ripstop_testkit::root().join("examples/orders");
-    let copied = Command::new("cp")
-        .arg("-r")
-        .arg(&source)
-        .arg(folder)
-        .status()
-        .expect("cp");
-    assert!(copied.success());
-    let file = folder.join("orders").join(mesh);
-    let text = fs::read_to_string(&file).expect("the example's mesh file");
-    let traced = text.replacen(
-        "spec:\n",
-        &format!("spec:\n  tracing: {{otlp: \"{}\"}}\n", collector.endpoint()),
-        1,
-    );
-    assert_ne!(text, traced);
-    fs::write(&file, traced).expect("a writable copy");
+    let file = example::orders(folder).join(mesh);
+    let traced = format!("spec:\n  tracing: {{otlp: \"{}\"}}\n", collector.endpoint());
+    example::change(&file, "spec:\n", &traced);
     file
 }
 

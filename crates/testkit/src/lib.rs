@@ -7,6 +7,7 @@
 pub mod caller;
 pub mod capture;
 pub mod envoy;
+pub mod example;
 pub mod frames;
 pub mod http;
 pub mod leftovers;

@@ -1,8 +1,8 @@
 //! The seed scenario: with the configuration every order succeeds, without it orders fail.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use ripstop_testkit::{program, root};
+use ripstop_testkit::{example, program};
 
 use crate::bench::{Bench, Caller, callers, text};
 
@@ -10,12 +10,7 @@ use crate::bench::{Bench, Caller, callers, text};
 fn place(caller: Caller, mesh: &str) -> Output {
     program("ruby");
     let bench = Bench::new(caller, "");
-    let copied = Command::new(program("cp"))
-        .arg("-r")
-        .arg(root().join("examples/orders"))
-        .arg(bench.path("orders"))
-        .status();
-    assert!(copied.unwrap().success());
+    example::orders(&bench.path(""));
     let file = format!("orders/{mesh}");
     bench.run(&["up", &file, "--exec", "python3 orders/check.py"])
 }
@@ -78,4 +73,56 @@ fn one_scrape_covers_the_mesh() {
         "{page}"
     );
     assert!(page.contains("up{instance=\"control-plane\"} 1"), "{page}");
+}
+
+/// R10.3: between a pair of sidecars the caller's alone tries again, however the application fails, and says so.
+#[test]
+fn one_sidecar_of_a_pair_tries_again() {
+    const MESH: &str = "
+apiVersion: ripstop.dev/v1alpha1
+kind: Mesh
+metadata: {name: failing}
+spec:
+  services:
+  - name: failing
+    ports: [{name: http, port: 80, targetPort: 8080}]
+    workloads: [{command: [python3, failing.py], replicas: 2}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: failing}
+spec:
+  hosts: [failing]
+  http: [{retries: {attempts: 2, retryOn: gateway-error}, route: [{destination: {host: failing}}]}]
+";
+    const FAILING: &str = "
+import http.server, sys
+class Failing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print('asked', self.path, self.headers['x-ripstop-attempt'], file=sys.stderr, flush=True)
+        if self.path == '/says-so':
+            self.send_error(503)
+        self.close_connection = True
+    def log_message(self, *words): pass
+http.server.ThreadingHTTPServer(('', 8080), Failing).serve_forever()
+";
+    const ASK: &str = "
+import urllib.request, urllib.error
+for path in ['/says-so', '/hangs-up']:
+    try:
+        urllib.request.urlopen('http://failing' + path, timeout=30)
+    except urllib.error.HTTPError as refusal:
+        print(refusal.status)
+";
+    let bench = Bench::new(callers()[0], MESH);
+    bench.write("failing.py", FAILING);
+    bench.write("ask.py", ASK);
+    let output = bench.run(&["up", "mesh.yaml", "--exec", "python3 ask.py"]);
+    assert_eq!(text(&output.stdout), "503\n503\n");
+    let said = text(&output.stderr);
+    for path in ["/says-so", "/hangs-up"] {
+        let asked = said.lines().filter_map(|line| line.split_once("asked "));
+        let of_path = asked.filter_map(|(_, asked)| asked.strip_prefix(path));
+        assert_eq!(of_path.collect::<Vec<_>>(), [" None", " 1", " 2"], "{said}");
+    }
 }

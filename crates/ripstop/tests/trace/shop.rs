@@ -2,9 +2,9 @@
 //! the services, the one that speaks plain TCP included.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::process::Command;
 
+use ripstop_testkit::example;
 use ripstop_testkit::otlp::{Collector, Span};
 use ripstop_testkit::port::reserve;
 use ripstop_testkit::process::Guard;
@@ -28,30 +28,17 @@ type Traces = BTreeMap<String, Vec<Span>>;
 #[test]
 fn the_shop_is_one_trace_for_each_request() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let shop = folder.path().join("shop");
-    let source = ripstop_testkit::root().join("examples/shop");
-    let copied = Command::new("cp").arg("-r").args([&source, &shop]).status();
-    assert!(copied.expect("cp").success());
+    let shop = example::copy("shop", folder.path());
     let (collector, port) = (Collector::start(), reserve());
-    let mesh = fs::read_to_string(shop.join("mesh.yaml")).expect("the example");
-    let edits = [
-        (
-            "tracing: {hooks",
-            format!("tracing: {{otlp: \"{}\", hooks", collector.endpoint()),
-        ),
-        ("127.0.0.1:8088", port.addr().to_string()),
-        (
-            "RATE: \"10\"",
-            format!("RATE: \"20\", COUNT: \"{REQUESTS}\""),
-        ),
-    ];
-    let mesh = edits.iter().fold(mesh, |mesh, (from, to)| {
-        assert!(mesh.contains(from), "{from} is not in the mesh file");
-        mesh.replacen(from, to, 1)
-    });
-    fs::write(shop.join("mesh.yaml"), mesh).expect("a writable copy");
+    let mesh = shop.join("mesh.yaml");
+    let traced = format!("tracing: {{otlp: \"{}\", hooks", collector.endpoint());
+    example::change(&mesh, "tracing: {hooks", &traced);
+    let published = format!("publish: \"{}\"", port.addr());
+    example::change(&mesh, "publish: \"127.0.0.1:8088\"", &published);
+    let bounded = format!("RATE: \"20\", COUNT: \"{REQUESTS}\"");
+    example::change(&mesh, "RATE: \"10\"", &bounded);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ripstop"));
-    command.arg("up").arg(shop.join("mesh.yaml"));
+    command.arg("up").arg(mesh);
     command.arg("--state").arg(folder.path().join("state"));
     let mut mesh = Guard::spawn("up", &mut command);
 
