@@ -43,6 +43,10 @@ const ELSEWHERE: &[(Reason, &str)] = &[
     ),
     (Reason::MaxConnectionDuration, "ends opaque connections"),
     (
+        Reason::UpstreamReset,
+        "an HTTP/2 server resets a stream: shown in `http2`",
+    ),
+    (
         Reason::CircuitOpenConnections,
         "refuses opaque connections; requests wait",
     ),
@@ -206,7 +210,7 @@ fn failed() -> Vec<Row> {
         routed("/dead", ConnectFailure, 503, "UF"),
         routed("/blackhole", ConnectTimeout, 503, "UF"),
         routed("/tls", TlsFailure, 503, "UF"),
-        routed("/up/reset", UpstreamReset, 503, "UR"),
+        routed("/up/reset", UpstreamClosed, 503, "UC"),
         routed("/up/close", UpstreamClosed, 503, "UC"),
         routed("/up/nonsense", UpstreamProtocol, 502, "UPE"),
         routed("/up/large", UpstreamHeadTooLarge, 502, "UPE"),
