@@ -8,6 +8,7 @@ pub mod defaults;
 pub mod diagnostic;
 pub mod discovery;
 pub mod format;
+pub mod grpc;
 pub mod hash;
 pub mod intent;
 pub mod normalize;

@@ -1,9 +1,11 @@
 //! The workload's certificate chain and the roots it trusts, in the form of Envoy's `/certs`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ripstop_identity::peer::Peer;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{Answer, Asked, Context};
 
@@ -50,10 +52,9 @@ fn details(peer: &Peer) -> Value {
     })
 }
 
-/// RFC 3339, in UTC.
+/// In UTC, to the second, as certificates have it.
 fn timestamp(time: SystemTime) -> String {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    crate::date::rfc3339(since.as_secs())
+    OffsetDateTime::from(time)
+        .format(&Rfc3339)
+        .unwrap_or_default()
 }

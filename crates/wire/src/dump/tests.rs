@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ripstop_model::snapshot::tls::{Pem, Secret, SecretBody};
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use ripstop_model::defaults::istio;
+use ripstop_model::grpc;
 use ripstop_model::intent::selection::Percent;
 use ripstop_model::intent::virtual_service::{
     CorsPolicy, DerivePort, HeaderOperations, Headers, HttpFaultInjection, HttpRedirect, HttpRoute,
@@ -252,41 +253,13 @@ fn fault(injection: &HttpFaultInjection) -> Fault {
         abort: injection.abort.as_ref().and_then(|abort| {
             let with = match (abort.http_status, abort.grpc_status.as_deref()) {
                 (Some(status), _) => Abort::Http(status),
-                (None, Some(name)) => Abort::Grpc(grpc_code(name)?),
+                (None, Some(name)) => Abort::Grpc(grpc::status(name)?),
                 (None, None) => return None,
             };
             Some((share(abort.percentage, None), with))
         }),
         ..Fault::default()
     }
-}
-
-/// By name, as `google.rpc.Code` spells them, or by number.
-fn grpc_code(name: &str) -> Option<u32> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let index = NAMES
-        .iter()
-        .position(|known| known.eq_ignore_ascii_case(name))
-        .or_else(|| name.parse().ok().filter(|code| *code < NAMES.len()))?;
-    u32::try_from(index).ok()
 }
 
 fn cors(policy: &CorsPolicy) -> Option<Cors> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{common, destination, weighted};
 use crate::diagnostic::{Code, Severity};
+use crate::grpc;
 use crate::intent::selection::StringMatch;
 use crate::intent::virtual_service::{
     FaultAbort, FaultDelay, HeaderOperations, Headers, HttpFaultInjection, HttpMatch, HttpRedirect,
@@ -409,9 +410,9 @@ fn fail(on: &mut Checker<'_>, at: &Path<'_>, abort: &FaultAbort) {
         .help("200 to 599");
     }
     if let Some(status) = &abort.grpc_status
-        && !GRPC_STATUSES.contains(&status.as_str())
+        && grpc::status(status).is_none()
     {
-        let help = match nearest(status, GRPC_STATUSES.iter().copied()) {
+        let help = match nearest(status, grpc::STATUSES) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "a name such as UNAVAILABLE".to_owned(),
         };
@@ -424,27 +425,6 @@ fn fail(on: &mut Checker<'_>, at: &Path<'_>, abort: &FaultAbort) {
     }
     portion(on, at, abort.percentage.map(|p| p.value));
 }
-
-/// The names of google.rpc.Code.
-const GRPC_STATUSES: &[&str] = &[
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// The share of requests that a fault hits; unset is none.
 fn portion(on: &mut Checker<'_>, at: &Path<'_>, share: Option<f64>) {

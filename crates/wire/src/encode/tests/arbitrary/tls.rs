@@ -72,10 +72,17 @@ impl Entropy {
 
     pub(super) fn downstream_tls(&mut self) -> DownstreamTls {
         let (min_version, max_version) = self.versions();
+        let validation = self.optional(|e| e.validation(true, false));
+        // Who demands more of a certificate than its issuer demands one.
+        let demands = validation.as_ref().is_some_and(|validation| {
+            !validation.sans.is_empty()
+                || !validation.certificate_hashes.is_empty()
+                || !validation.spki_hashes.is_empty()
+        });
         DownstreamTls {
             certificates: one_of!(self; vec![Certificate::Secret("default".into())], vec![self.pair()]),
-            validation: self.optional(|e| e.validation(true, false)),
-            require_client_certificate: self.flag(),
+            validation,
+            require_client_certificate: demands || self.flag(),
             alpn: self.list(2, Self::text),
             min_version,
             max_version,
