@@ -268,7 +268,6 @@ pub static ISTIO: Table = Table {
     http1: Http1Options {
         accept_http_10: false,
         default_host: None,
-        allow_absolute_url: true,
         preserve_case: false,
         enable_trailers: false,
     },
@@ -314,7 +313,6 @@ pub static RIPSTOP: Table = Table {
     http1: Http1Options {
         accept_http_10: true,
         default_host: None,
-        allow_absolute_url: true,
         preserve_case: true,
         enable_trailers: true,
     },

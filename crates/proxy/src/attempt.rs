@@ -122,7 +122,13 @@ impl<'v> Plan<'v> {
             .selected
             .and_then(|found| found.host.retry.as_deref()));
         let timeouts = &request.config().timeouts;
-        let limits = route::limits(forward, timeouts.max_stream_duration, head, honour);
+        let limits = route::limits(
+            forward,
+            timeouts.max_stream_duration,
+            head,
+            honour,
+            request.proxy.router.respect_expected_rq_timeout,
+        );
         let mut attempts = Attempts::new(policy, head, honour);
         // A try that may take as long as the whole has no limit of its own.
         if let (Some(each), Some(all)) = (attempts.per_try_timeout, limits.total)
@@ -223,6 +229,7 @@ impl<'v> Plan<'v> {
             hash: self.hash,
             tried,
             shunned: self.shunned,
+            picks: self.attempts.picks(),
         };
         let picked = request.worker().choose(self.cluster, wish, destination);
         picked.ok_or_else(|| Error::terminal(self.cluster.nobody()))

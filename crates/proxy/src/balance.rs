@@ -21,18 +21,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ripstop_model::snapshot::Fraction;
-use ripstop_model::snapshot::cluster::LbPolicy;
+use ripstop_model::snapshot::cluster::{LbPolicy, SlowStart};
 use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Health, Locality, Target};
 
 use edf::Schedule;
+use priority::Count;
 
 /// A source of uniformly random numbers.
 pub type Draw<'a> = &'a mut dyn FnMut() -> u64;
 
 /// One way to choose. Everything given to it may be picked; who may not has been left out.
 pub trait Balancer {
-    /// These members, in this order, from now on.
-    fn adopt(&mut self, members: &[Arc<Member>], draw: Draw<'_>);
+    /// These members, in this order, from `now` on.
+    fn adopt(&mut self, members: &[Arc<Member>], now: Duration, draw: Draw<'_>);
 
     /// The index of one of the adopted members; `None` only if there are none.
     fn pick(&mut self, members: &[Arc<Member>], ask: &mut Ask<'_>) -> Option<usize>;
@@ -42,10 +43,13 @@ pub trait Balancer {
 }
 
 /// The table of balancers: one file and one row each. `None`: the cluster knows its one member by itself.
-fn balancer(policy: &LbPolicy) -> Option<Box<dyn Balancer>> {
+fn balancer(policy: &LbPolicy, slow: Option<&SlowStart>) -> Option<Box<dyn Balancer>> {
+    let ramp = Ramp(slow.cloned());
     Some(match policy {
-        LbPolicy::RoundRobin => Box::new(round_robin::RoundRobin::default()),
-        LbPolicy::LeastRequest { choices } => Box::new(least_request::LeastRequest::new(*choices)),
+        LbPolicy::RoundRobin => Box::new(round_robin::RoundRobin::new(ramp)),
+        LbPolicy::LeastRequest { choices } => {
+            Box::new(least_request::LeastRequest::new(*choices, ramp))
+        }
         LbPolicy::Random => Box::new(random::Random),
         LbPolicy::RingHash { min_size, max_size } => {
             Box::new(ring_hash::RingHash::new(*min_size, *max_size))
@@ -62,6 +66,17 @@ pub struct Wish<'a> {
     pub hash: Option<u64>,
     pub tried: &'a [Arc<Member>],
     pub shunned: Priorities,
+    pub picks: Picks,
+}
+
+/// How often a member is picked anew while what is picked was tried before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Picks {
+    /// Until there is one that was not tried, if there is any.
+    #[default]
+    Fresh,
+    /// So many times more, and then the last one will do (`host_selection_retry_max_attempts`).
+    Again(u32),
 }
 
 /// A [`Wish`] and what it is granted with.
@@ -73,9 +88,31 @@ pub struct Ask<'a> {
     pub tried: &'a [Arc<Member>],
     /// Priorities left out of account while another has somebody.
     pub shunned: Priorities,
+    pub picks: Picks,
+    /// How many members this choice has passed over.
+    pub passed: u32,
     /// Time since a moment that never changes while the proxy runs.
     pub now: Duration,
     pub draw: Draw<'a>,
+}
+
+impl<'a> Ask<'a> {
+    pub fn new(wish: Wish<'a>, now: Duration, draw: Draw<'a>) -> Ask<'a> {
+        Ask {
+            hash: wish.hash,
+            tried: wish.tried,
+            shunned: wish.shunned,
+            picks: wish.picks,
+            passed: 0,
+            now,
+            draw,
+        }
+    }
+
+    fn has_tried(&self, member: &Member) -> bool {
+        let mut tried = self.tried.iter();
+        tried.any(|tried| tried.endpoint.address == member.endpoint.address)
+    }
 }
 
 /// A set of priorities, by their position among those that have members; those beyond the 64th are never in it.
@@ -119,6 +156,8 @@ pub enum Bar {
     Ejected = 1,
     /// Active health checks.
     FailedCheck = 2,
+    /// Active health checks say that it serves, but better not: used where those that are well do not suffice.
+    Degraded = 4,
 }
 
 /// What is measured and decided about an address. Outlives rosters, shared by all workers.
@@ -134,6 +173,8 @@ pub struct Load {
     pub usage: crate::stats::Usage,
     /// A health check has judged it.
     checked: AtomicBool,
+    /// When it came, or passed its health checks again; nanoseconds.
+    since: AtomicU64,
 }
 
 impl Load {
@@ -152,6 +193,16 @@ impl Load {
 
     pub fn is_barred(&self, bar: Bar) -> bool {
         self.bars.load(Ordering::Relaxed) & bar as u8 != 0
+    }
+
+    /// It is to be treated as new.
+    pub(crate) fn begins(&self, now: Duration) {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.since.store(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_nanos(self.since.load(Ordering::Relaxed)))
     }
 }
 
@@ -172,7 +223,14 @@ pub struct Member {
 impl Member {
     /// Neither its endpoint nor any bar says otherwise.
     pub fn is_usable(&self) -> bool {
-        self.endpoint.health.is_usable() && self.load.bars.load(Ordering::Relaxed) == 0
+        let bars = self.load.bars.load(Ordering::Relaxed) & !(Bar::Degraded as u8);
+        self.endpoint.health.is_usable() && bars == 0
+    }
+
+    /// Usable, but better not.
+    pub fn is_degraded(&self) -> bool {
+        let says_so = self.endpoint.health == Health::Degraded;
+        self.is_usable() && (says_so || self.load.is_barred(Bar::Degraded))
     }
 
     fn weight(&self) -> f64 {
@@ -209,8 +267,8 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Load and bars of addresses that `old` had are kept.
-    pub fn new(endpoints: &Endpoints, old: Option<&Roster>) -> Roster {
+    /// Load and bars of addresses that `old` had are kept; the others come `now`, as in [`Ask`].
+    pub fn new(endpoints: &Endpoints, old: Option<&Roster>, now: Duration) -> Roster {
         let known: HashMap<&Target, &Arc<Load>> = old
             .into_iter()
             .flat_map(Roster::members)
@@ -220,13 +278,20 @@ impl Roster {
         for group in &endpoints.groups {
             let locality = Arc::new(group.locality.clone());
             let members = group.endpoints.iter().map(|endpoint| {
-                let load = known.get(&endpoint.address).map(|load| Arc::clone(load));
+                let load = match known.get(&endpoint.address) {
+                    Some(load) => Arc::clone(load),
+                    None => {
+                        let load = Load::default();
+                        load.begins(now);
+                        Arc::new(load)
+                    }
+                };
                 Arc::new(Member {
                     endpoint: endpoint.clone(),
                     locality: locality.clone(),
                     locality_weight: group.weight.unwrap_or(0),
                     scale: 1.0,
-                    load: load.unwrap_or_default(),
+                    load,
                     key: key(&endpoint.address),
                 })
             });
@@ -332,15 +397,20 @@ pub struct Balance {
     panic: Panic,
     /// Requests are spread over localities by their weights, and then within one.
     by_locality: bool,
+    slow: Option<SlowStart>,
     roster: Arc<Roster>,
     /// The roster's changes that the tiers have taken in.
     seen: Option<u64>,
-    /// Usable and all members of each priority.
-    counts: Vec<(usize, usize)>,
+    /// Of each priority.
+    counts: Vec<Count>,
+    /// Those that are well, by priority; then those that are degraded, as far as they are needed.
     tiers: Vec<Tier>,
 }
 
 struct Tier {
+    /// By position.
+    priority: usize,
+    degraded: bool,
     /// Percent of the requests.
     share: u32,
     panic: bool,
@@ -362,6 +432,7 @@ impl Balance {
             policy,
             panic,
             by_locality: false,
+            slow: None,
             roster: Arc::default(),
             seen: None,
             counts: Vec::new(),
@@ -375,6 +446,12 @@ impl Balance {
         self
     }
 
+    /// Gives members that are new less, and more as time goes by (Envoy's `slow_start_config`).
+    pub fn slowly(mut self, slow: Option<SlowStart>) -> Balance {
+        self.slow = slow;
+        self
+    }
+
     /// Picks among the members of `roster`, which is compared by pointer with the one of the last pick. `None`: nobody
     /// may be picked.
     pub fn pick(&mut self, roster: &Arc<Roster>, ask: &mut Ask<'_>) -> Option<Picked> {
@@ -384,25 +461,50 @@ impl Balance {
         }
         let changes = roster.changes.load(Ordering::Acquire);
         if self.seen != Some(changes) {
-            self.refresh(ask.draw);
+            self.refresh(ask);
             self.seen = Some(changes);
         }
-        let priority = match self.tiers.len() {
-            1 => 0,
-            _ => self.priority(ask)?,
-        };
-        let tier = self.tiers.get_mut(priority)?;
-        let member = tier.pick(ask)?;
+        let (tier, member) = self.choose(ask)?;
         member.load.active.fetch_add(1, Ordering::Relaxed);
         Some(Picked {
             member,
-            priority,
+            priority: tier.priority,
             panic: tier.panic,
         })
     }
 
-    /// Draws a priority by the shares, or by what they are without those that are shunned.
-    fn priority(&self, ask: &mut Ask<'_>) -> Option<usize> {
+    /// As the balancer says; a member that was tried is picked again as [`Picks`] says.
+    fn choose(&mut self, ask: &mut Ask<'_>) -> Option<(&Tier, Arc<Member>)> {
+        /// Fresh picks before the first untried member is taken (Istio sets `host_selection_retry_max_attempts: 5`).
+        const FRESH: u32 = 5;
+        /// More would be a loop without end, for whoever configures it.
+        const MOST: u32 = 1000;
+        let most = match ask.picks {
+            Picks::Fresh => FRESH,
+            Picks::Again(times) => times.saturating_add(1).min(MOST),
+        };
+        loop {
+            let at = match self.tiers.len() {
+                1 => 0,
+                _ => self.draw(ask)?,
+            };
+            let tier = self.tiers.get_mut(at)?;
+            let member = tier.pick(ask)?;
+            ask.passed += 1;
+            let fresh = !ask.has_tried(&member);
+            if fresh || ask.passed >= most {
+                let other = match (fresh, ask.picks) {
+                    (true, _) | (_, Picks::Again(_)) => None,
+                    (false, Picks::Fresh) => tier.untried(ask),
+                };
+                let tier = self.tiers.get(at)?;
+                return Some((tier, other.unwrap_or(member)));
+            }
+        }
+    }
+
+    /// Draws a tier by the shares, or by what they are without the priorities that are shunned.
+    fn draw(&self, ask: &mut Ask<'_>) -> Option<usize> {
         let shares: Vec<u32> = match ask.shunned.is_empty() {
             true => self.tiers.iter().map(|tier| tier.share).collect(),
             false => self.shares_without(ask.shunned),
@@ -419,13 +521,16 @@ impl Balance {
     }
 
     fn shares_without(&self, shunned: Priorities) -> Vec<u32> {
-        let counts: Vec<(usize, usize)> = self
+        let counts: Vec<Count> = self
             .counts
             .iter()
             .enumerate()
-            .map(|(priority, (usable, all))| match shunned.has(priority) {
-                true => (0, *all),
-                false => (*usable, *all),
+            .map(|(priority, count)| match shunned.has(priority) {
+                true => Count {
+                    all: count.all,
+                    ..Count::default()
+                },
+                false => *count,
             })
             .collect();
         let strict = Panic {
@@ -433,8 +538,17 @@ impl Balance {
             when_none: false,
         };
         let parts = priority::plan(&counts, self.roster.overprovisioning, strict);
-        match parts.iter().any(|part| part.share > 0) {
-            true => parts.iter().map(|part| part.share).collect(),
+        match parts.iter().any(|part| part.share + part.degraded > 0) {
+            true => {
+                let share = |tier: &Tier| {
+                    let part = parts.get(tier.priority);
+                    part.map_or(0, |part| match tier.degraded {
+                        true => part.degraded,
+                        false => part.share,
+                    })
+                };
+                self.tiers.iter().map(share).collect()
+            }
             // All that is left is what is shunned.
             false => self.tiers.iter().map(|tier| tier.share).collect(),
         }
@@ -448,60 +562,80 @@ impl Balance {
     }
 
     /// Works out who may be picked.
-    fn refresh(&mut self, draw: Draw<'_>) {
+    fn refresh(&mut self, ask: &mut Ask<'_>) {
         self.tiers.clear();
-        let roster = &self.roster;
-        self.counts = roster
-            .tiers
-            .iter()
-            .map(|tier| {
-                let usable = tier.iter().filter(|member| member.is_usable()).count();
-                (usable, tier.len())
-            })
-            .collect();
+        let roster = self.roster.clone();
+        self.counts = roster.tiers.iter().map(|tier| Count::of(tier)).collect();
         let plan = priority::plan(&self.counts, roster.overprovisioning, self.panic);
-        for (tier, part) in roster.tiers.iter().zip(plan) {
+        let parts = || roster.tiers.iter().zip(&plan).enumerate();
+        for (priority, (all, part)) in parts() {
             let panic = part.panic && part.share > 0;
-            let may = |member: &&Arc<Member>| panic || member.is_usable();
-            let members: Vec<Arc<Member>> = tier.iter().filter(may).cloned().collect();
-            let weights = match self.by_locality {
-                true => locality::weights(tier, &members, roster.overprovisioning),
-                false => Vec::new(),
-            };
-            let hashed = matches!(
-                self.policy,
-                LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }
-            );
-            let groups = match (weights.is_empty(), hashed) {
-                (true, _) => vec![(1.0, members)],
-                (false, true) => vec![(1.0, locality::scaled(&members, &weights))],
-                (false, false) => locality::groups(&members, &weights),
-            };
-            let mut pools = Vec::with_capacity(groups.len());
-            for (weight, members) in groups {
-                let Some(mut balancer) = balancer(&self.policy) else {
-                    return;
-                };
-                balancer.adopt(&members, draw);
-                pools.push(Pool {
-                    weight,
-                    members,
-                    balancer,
-                });
-            }
-            let order = (pools.len() > 1)
-                .then(|| Schedule::new(pools.iter().map(|pool| pool.weight), draw));
-            self.tiers.push(Tier {
-                share: part.share,
+            let may = |member: &Member| panic || (member.is_usable() && !member.is_degraded());
+            let tier = Tier {
                 panic,
-                pools,
-                order,
+                ..Tier::new(priority, part.share, false)
+            };
+            self.add(tier, all, &may, ask);
+        }
+        for (priority, (all, part)) in parts().filter(|(_, (_, part))| part.degraded > 0) {
+            let tier = Tier::new(priority, part.degraded, true);
+            self.add(tier, all, &Member::is_degraded, ask);
+        }
+    }
+
+    /// Adds a tier with those of `all` who may be in it.
+    fn add(
+        &mut self,
+        mut tier: Tier,
+        all: &[Arc<Member>],
+        may: &dyn Fn(&Member) -> bool,
+        ask: &mut Ask<'_>,
+    ) {
+        let members: Vec<Arc<Member>> = all.iter().filter(|member| may(member)).cloned().collect();
+        let weights = match self.by_locality {
+            true => locality::weights(all, &members, self.roster.overprovisioning),
+            false => Vec::new(),
+        };
+        let hashed = matches!(
+            self.policy,
+            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }
+        );
+        let groups = match (weights.is_empty(), hashed) {
+            (true, _) => vec![(1.0, members)],
+            (false, true) => vec![(1.0, locality::scaled(&members, &weights))],
+            (false, false) => locality::groups(&members, &weights),
+        };
+        for (weight, members) in groups {
+            let Some(mut balancer) = balancer(&self.policy, self.slow.as_ref()) else {
+                return;
+            };
+            balancer.adopt(&members, ask.now, ask.draw);
+            tier.pools.push(Pool {
+                weight,
+                members,
+                balancer,
             });
         }
+        if tier.pools.len() > 1 {
+            let weights = tier.pools.iter().map(|pool| pool.weight);
+            tier.order = Some(Schedule::new(weights, ask.draw));
+        }
+        self.tiers.push(tier);
     }
 }
 
 impl Tier {
+    fn new(priority: usize, share: u32, degraded: bool) -> Tier {
+        Tier {
+            priority,
+            degraded,
+            share,
+            panic: false,
+            pools: Vec::new(),
+            order: None,
+        }
+    }
+
     fn pick(&mut self, ask: &mut Ask<'_>) -> Option<Arc<Member>> {
         let pools = &self.pools;
         let weight = |index: usize| pools.get(index).map_or(0.0, |pool: &Pool| pool.weight);
@@ -509,36 +643,49 @@ impl Tier {
             Some(order) => order.next(weight)?,
             None => 0,
         };
-        self.pools.get_mut(next)?.pick(ask)
+        let pool = self.pools.get_mut(next)?;
+        let index = pool.balancer.pick(&pool.members, ask)?;
+        pool.members.get(index).cloned()
+    }
+
+    /// Some member that was not tried; any of them, so that not all retries go to one.
+    fn untried(&self, ask: &mut Ask<'_>) -> Option<Arc<Member>> {
+        let members = self.pools.iter().flat_map(|pool| &pool.members);
+        let untried: Vec<&Arc<Member>> = members.filter(|member| !ask.has_tried(member)).collect();
+        let index = random::below(untried.len(), ask)?;
+        untried.get(index).map(|member| Arc::clone(member))
     }
 }
 
-impl Pool {
-    /// As the balancer says; a member that was tried is picked again only if all were.
-    fn pick(&mut self, ask: &mut Ask<'_>) -> Option<Arc<Member>> {
-        /// Fresh picks before the first untried member is taken (Istio sets `host_selection_retry_max_attempts: 5`).
-        const ATTEMPTS: usize = 5;
-        let tried = |member: &Arc<Member>, ask: &Ask<'_>| {
-            ask.tried
-                .iter()
-                .any(|tried| tried.endpoint.address == member.endpoint.address)
-        };
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
-            let index = self.balancer.pick(&self.members, ask)?;
-            let member = self.members.get(index)?;
-            if ask.tried.is_empty() || !tried(member, ask) {
-                return Some(member.clone());
-            }
-            last = Some(index);
+/// How much of its weight a member that is new counts for.
+#[derive(Debug, Default)]
+struct Ramp(Option<SlowStart>);
+
+impl Ramp {
+    /// Whether some member is new.
+    fn is_climbed(&self, members: &[Arc<Member>], now: Duration) -> bool {
+        members.iter().any(|member| self.part(member, now) < 1.0)
+    }
+
+    fn weight(&self, members: &[Arc<Member>], index: usize, now: Duration) -> f64 {
+        let weight = |member: &Arc<Member>| member.weight() * self.part(member, now);
+        members.get(index).map_or(1.0, weight)
+    }
+
+    /// Envoy's formula: the elapsed part of the window to the power of 1/aggression, and not less than the least.
+    fn part(&self, member: &Member, now: Duration) -> f64 {
+        let Some(slow) = &self.0 else { return 1.0 };
+        let age = member.load.age(now);
+        if age >= slow.window {
+            return 1.0;
         }
-        let start = last?;
-        let (before, after) = self.members.split_at_checked(start)?;
-        let untried = after
-            .iter()
-            .chain(before)
-            .find(|member| !tried(member, ask));
-        untried.or_else(|| self.members.get(start)).cloned()
+        let aggression = match slow.aggression > 0.0 {
+            true => slow.aggression,
+            false => 1.0,
+        };
+        let elapsed = age.max(Duration::from_millis(1)).as_secs_f64() / slow.window.as_secs_f64();
+        let part = elapsed.powf(1.0 / aggression);
+        part.max(slow.min_percent / 100.0).min(1.0)
     }
 }
 

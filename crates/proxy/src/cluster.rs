@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds};
+use ripstop_model::snapshot::endpoint::Target;
 use ripstop_model::snapshot::route::Priority;
 use ripstop_model::snapshot::{Endpoints, Name};
 use ripstop_telemetry::Stats;
@@ -20,6 +21,7 @@ use crate::labels;
 use crate::resolve;
 use crate::stats;
 use crate::tls::{Secrets, Transports};
+use crate::uptime;
 
 /// How long a request waits for the first answer to its cluster's names.
 pub const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -152,6 +154,8 @@ pub struct Cluster {
     pub detector: Option<Arc<Detector>>,
     /// The members that balancers choose among.
     roster: ArcSwap<Roster>,
+    /// Counts changes of members.
+    membership: AtomicU64,
 }
 
 impl Cluster {
@@ -182,7 +186,7 @@ impl Cluster {
         }
         let before = old.map(|old| old.roster.load_full());
         let roster = match &endpoints {
-            Some(endpoints) => Roster::new(endpoints, before.as_deref()),
+            Some(endpoints) => Roster::new(endpoints, before.as_deref(), uptime()),
             None => Roster::default(),
         };
         let same = old.filter(|old| old.config.outlier == config.outlier);
@@ -216,6 +220,7 @@ impl Cluster {
             transports: Transports::new(&config.transport, secrets),
             endpoints: ArcSwap::from_pointee(endpoints),
             roster: ArcSwap::from_pointee(roster),
+            membership: AtomicU64::new(0),
             config,
         }
     }
@@ -245,6 +250,25 @@ impl Cluster {
         }
     }
 
+    /// How often its members have changed.
+    pub(crate) fn membership(&self) -> u64 {
+        self.membership.load(Ordering::Acquire)
+    }
+
+    /// Whether connections to `address` stay, now that the members have changed.
+    pub(crate) fn keeps(&self, address: &Target) -> bool {
+        match &self.config.discovery {
+            // An address that a name had, or that a client asked for, is good for as long as it answers.
+            Discovery::LogicalDns(_) | Discovery::OriginalDst { .. } => true,
+            Discovery::Static(_) | Discovery::Eds { .. } | Discovery::StrictDns(_) => {
+                let roster = self.roster();
+                let mut members = roster.members();
+                !self.config.lb_common.close_on_host_set_change
+                    && members.any(|member| member.endpoint.address == *address)
+            }
+        }
+    }
+
     /// Why none of its members could be picked.
     pub fn nobody(&self) -> Reason {
         match self.roster().members().next() {
@@ -265,6 +289,7 @@ impl Cluster {
         };
         Balance::new(self.config.lb.clone(), panic)
             .by_locality(self.config.lb_common.locality_weighted)
+            .slowly(self.config.lb_common.slow_start.clone())
     }
 
     pub fn breaker(&self, priority: Priority) -> &Breaker {
@@ -337,10 +362,11 @@ impl Cluster {
             .as_ref()
             .is_some_and(|old| Arc::ptr_eq(old, &fresh) || *old == fresh);
         if !same {
-            let roster = Roster::new(&fresh, Some(&self.roster.load()));
+            let roster = Roster::new(&fresh, Some(&self.roster.load()), uptime());
             self.stats.membership_change.inc();
             self.roster.store(Arc::new(roster));
             self.endpoints.store(Arc::new(Some(fresh)));
+            self.membership.fetch_add(1, Ordering::Release);
             self.replaced.notify_one();
         }
     }
@@ -356,3 +382,6 @@ fn finds_the_same(old: &Discovery, new: &Discovery) -> bool {
         _ => names(old).is_some() && names(old) == names(new),
     }
 }
+
+#[cfg(test)]
+mod tests;

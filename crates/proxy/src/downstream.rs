@@ -29,8 +29,8 @@ use crate::worker::Timer;
 
 /// Pipelined bytes that are held while a request is being served.
 const PIPELINED: usize = 64 * 1024;
-/// How long a closing connection is read, so that its peer can read the last response (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the last bytes of a response that broke off may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a new connection may take to ask for something while the process drains: whoever opened it had not heard.
 const FRESH: Duration = Duration::from_secs(1);
 /// So many bytes of HTTP/2's preface tell it from every HTTP/1 request (`PRI ` is nobody's method).
@@ -131,7 +131,7 @@ impl Http1 {
             self.intake.served += 1;
             if self.aborted {
                 // What the client was told so far it may have; that it is not all, the reset says.
-                let _told = tokio::time::timeout(LINGER, self.flushed()).await;
+                let _told = tokio::time::timeout(LAST_WORDS, self.flushed()).await;
                 self.stream.reset_on_close();
                 return;
             }
@@ -238,10 +238,15 @@ impl Http1 {
         ConnectionHeader::to_client(self.intake.head.version, self.intake.keep_alive)
     }
 
-    /// Half-closes and reads on for a moment: closing with unread bytes would reset the connection and take the last
-    /// response with it.
+    /// Half-closes and reads on for a moment (`delayed_close_timeout`), so that the client can read the last response:
+    /// closing with unread bytes would reset the connection and take it along (RFC 9112 section 9.6).
     async fn linger(&mut self) {
         let worker = self.connection.worker.clone();
+        let chain = self.connection.chain(&worker.view());
+        let proxy = chain.http.as_ref();
+        let Some(limit) = proxy.and_then(|proxy| proxy.config.timeouts.delayed_close) else {
+            return;
+        };
         let read_on = async {
             let shut = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
             if shut.await.is_err() {
@@ -257,7 +262,7 @@ impl Http1 {
             }
         };
         // Whoever sends on after that gets a reset.
-        let _ = tokio::time::timeout(LINGER, read_on).await;
+        let _ = tokio::time::timeout(limit, read_on).await;
     }
 }
 

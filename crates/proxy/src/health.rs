@@ -116,6 +116,15 @@ fn note(cluster: &Cluster, event: &Event) {
     }
 }
 
+/// A member has passed an active health check.
+pub(crate) fn passed(cluster: &Cluster, member: &Member) {
+    if let Some(detector) = &cluster.detector
+        && let Some(event) = detector.checked(&cluster.roster(), member)
+    {
+        note(cluster, &event);
+    }
+}
+
 /// Judges a cluster's members once per interval, until it is dropped.
 pub(crate) async fn judge(cluster: &Cluster, shared: &Shared) {
     let Some(detector) = &cluster.detector else {

@@ -66,8 +66,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ripstop_model::seam::{AppSockets, Causes, Family};
@@ -176,7 +176,6 @@ pub struct Shared {
     /// The workload's own addresses; empty where there is no application beside the proxy.
     pub(crate) addresses: Vec<IpAddr>,
     source: Option<Ipv4Addr>,
-    start: std::time::Instant,
     open: AtomicUsize,
     /// Of those, how many a drain ends.
     to_drain: AtomicUsize,
@@ -204,6 +203,12 @@ impl Counters {
     }
 }
 
+/// Since this was first asked, which is at the start: the clock of everything that is kept between requests.
+pub(crate) fn uptime() -> Duration {
+    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    START.elapsed()
+}
+
 impl Shared {
     pub(crate) fn connections_opened(&self, drains: bool) {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
@@ -223,9 +228,9 @@ impl Shared {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Since the start.
+    /// As [`uptime`].
     pub fn uptime(&self) -> Duration {
-        self.start.elapsed()
+        uptime()
     }
 
     /// The source for a connection to this address, where it matters: between sidecars of one host.
@@ -334,7 +339,6 @@ pub fn run(options: Options) -> Result<Running, StartError> {
             .map(|(workload, _)| peer::introduction(workload).into()),
         addresses,
         source,
-        start: std::time::Instant::now(),
         open: AtomicUsize::new(0),
         to_drain: AtomicUsize::new(0),
         ready_workers: AtomicUsize::new(0),

@@ -44,6 +44,8 @@ pub struct Key {
 pub struct Ticket {
     cluster: Arc<Cluster>,
     high: bool,
+    /// The cluster's members when it was last known that its connection stays.
+    membership: u64,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -54,6 +56,7 @@ impl Ticket {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Ticket {
         let ticket = Ticket {
+            membership: cluster.membership(),
             cluster,
             high,
             _permit: permit,
@@ -61,6 +64,14 @@ impl Ticket {
         ticket.breaker().connection_opened();
         ticket.cluster.stats.cx_total.inc();
         ticket
+    }
+
+    /// Whether a connection to `address` is kept for another request.
+    pub(crate) fn stays(&mut self, address: &Target) -> bool {
+        let now = self.cluster.membership();
+        let stays = self.membership == now || self.cluster.keeps(address);
+        self.membership = now;
+        stays
     }
 
     /// Of the cluster that it belongs to.
@@ -94,6 +105,8 @@ struct Pool {
     /// Requests of this worker that wait at the limit, first come first served.
     waiting: VecDeque<(Key, oneshot::Sender<Box<Http1>>)>,
     sessions: Sessions,
+    /// The cluster's members that its connections are known to belong to.
+    membership: u64,
 }
 
 /// What a request asks of the connection it goes by.
@@ -376,6 +389,18 @@ impl Pool {
             idle: FxHashMap::default(),
             waiting: VecDeque::new(),
             sessions: Sessions::default(),
+            membership: cluster.membership(),
+        }
+    }
+
+    /// Lets go of connections to members that are gone, and of all where the cluster wants that with any change.
+    fn follow(&mut self) {
+        let now = self.cluster.membership();
+        if self.membership != now {
+            self.membership = now;
+            let stays = |key: &Key| self.cluster.keeps(&key.address);
+            self.idle.retain(|key, _| stays(key));
+            self.sessions.retain(stays);
         }
     }
 }
@@ -405,6 +430,7 @@ impl Pools {
     fn session(&self, cluster: &Cluster, key: &Key, now: Instant) -> Option<Rc<Session>> {
         let mut clusters = self.clusters.borrow_mut();
         let pool = clusters.get_mut(&cluster.id)?;
+        pool.follow();
         pool.sessions.find(cluster, key, now)
     }
 
@@ -447,6 +473,7 @@ impl Pools {
     ) -> Option<Box<Http1>> {
         let mut clusters = self.clusters.borrow_mut();
         let pool = clusters.get_mut(&cluster.id)?;
+        pool.follow();
         let stack = pool.idle.get_mut(key)?;
         while let Some(mut idle) = stack.pop() {
             if is_old(&idle, cluster, now) {
@@ -492,6 +519,7 @@ impl Pools {
     pub fn sweep(&self, now: Instant) {
         let mut clusters = self.clusters.borrow_mut();
         clusters.retain(|_, pool| {
+            pool.follow();
             let cluster = pool.cluster.clone();
             pool.idle.retain(|_, stack| {
                 stack.retain_mut(|idle| {

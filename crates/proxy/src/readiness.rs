@@ -166,7 +166,7 @@ async fn connect(sockets: &dyn Sockets, target: SocketAddr) -> io::Result<TcpStr
 /// The status that `path` is answered with.
 async fn get(mut stream: TcpStream, path: &str) -> io::Result<u16> {
     stream.write_all(request(path).as_bytes()).await?;
-    health::active::answer(&mut stream).await
+    Ok(health::active::answer(&mut stream).await?.status)
 }
 
 /// `localhost`, because servers that check the Host header accept it where they accept only known names.

@@ -6,6 +6,7 @@ use ripstop_model::reason::Reason;
 use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::retry::{Backoff, RetryOn, RetryPolicy, RetryScope};
 
+use crate::balance::Picks;
 use crate::error::{Error, Retry};
 use crate::headers::Known;
 use crate::message::{RequestHead, ResponseHead};
@@ -150,6 +151,16 @@ impl<'p> Attempts<'p> {
 
     pub fn avoids_previous_hosts(&self) -> bool {
         self.policy.is_none_or(|policy| policy.avoid_previous_hosts)
+    }
+
+    /// How hard an attempt looks for a member that was not tried: as a user's policy says, else until there is none.
+    pub fn picks(&self) -> Picks {
+        match self.policy {
+            Some(policy) if policy.scope == RetryScope::Explicit => {
+                Picks::Again(policy.host_selection_attempts)
+            }
+            _ => Picks::Fresh,
+        }
     }
 
     pub fn is_implicit(&self) -> bool {

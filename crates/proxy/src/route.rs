@@ -356,6 +356,7 @@ pub fn limits(
     proxy_stream: Option<Duration>,
     head: &RequestHead,
     honour: bool,
+    respect_expected: bool,
 ) -> Limits {
     let call = is_grpc(head);
     let asked = || head.headers.text(Known::GrpcTimeout).and_then(grpc_timeout);
@@ -385,8 +386,12 @@ pub fn limits(
         });
         told = Told::Left;
     }
-    if honour && let Some(asked) = milliseconds(head, "x-envoy-upstream-rq-timeout-ms") {
-        total = Some(asked);
+    if honour {
+        // What the hop before expects comes before what was asked for.
+        let expected = || milliseconds(head, "x-envoy-expected-rq-timeout-ms");
+        let asked = || milliseconds(head, "x-envoy-upstream-rq-timeout-ms");
+        let limit = respect_expected.then(expected).flatten().or_else(asked);
+        total = limit.or(total);
     }
     Limits {
         total: total.filter(|limit| !limit.is_zero()),

@@ -374,7 +374,8 @@ impl Upstream for Box<Http1> {
         }
         let most = self.cluster.config.max_requests_per_connection;
         self.served += 1;
-        if clean && (most == 0 || self.served < most) {
+        let stays = self.ticket.stays(&self.key.address);
+        if clean && stays && (most == 0 || self.served < most) {
             self.reply = Reply {
                 reused: true,
                 ..Reply::default()

@@ -227,13 +227,8 @@ impl Worker {
         let balance = balances
             .entry(cluster.id)
             .or_insert_with(|| cluster.balance());
-        let mut ask = Ask {
-            hash: wish.hash,
-            tried: wish.tried,
-            shunned: wish.shunned,
-            now: self.shared.uptime(),
-            draw: &mut || self.random(),
-        };
+        let mut draw = || self.random();
+        let mut ask = Ask::new(wish, self.shared.uptime(), &mut draw);
         balance.pick(&cluster.roster(), &mut ask)
     }
 

@@ -133,7 +133,7 @@ pub fn parse(text: &str) -> Result<Bootstrap, Problems> {
         .transcode_to()
         .map_err(|error| invalid(&format!("cannot be encoded: {error}")))?;
 
-    let mut cx = Decoding::new("");
+    let mut cx = Decoding::of_file();
     let decoded = self::bootstrap(&mut cx, bootstrap);
     // What could not be read is missing from the message, so "is required" about such a field would say it twice.
     let read = |problem: &Problem| !problems.iter().any(|p| p.path.starts_with(&problem.path));
@@ -161,12 +161,12 @@ fn bootstrap(cx: &mut Decoding, m: wire::Bootstrap) -> Option<Bootstrap> {
         hds_config, stats_sinks, tracing, use_tcp_for_dns_lookups, dns_resolution_config,
         bootstrap_extensions, config_sources, default_config_source, inline_headers,
         default_regex_engine, xds_delegate_extension, xds_config_tracker_extension,
-        listener_manager, header_prefix,
+        listener_manager, header_prefix, layered_runtime, typed_dns_resolver_config,
     }
     inert {
         node_context_params, flags_path, deferred_stat_options, stats_config,
-        stats_flush_interval, watchdog, watchdogs, layered_runtime, enable_dispatcher_stats,
-        stats_server_version_override, typed_dns_resolver_config, fatal_actions,
+        stats_flush_interval, watchdog, watchdogs, enable_dispatcher_stats,
+        stats_server_version_override, fatal_actions,
         perf_tracing_file_path, application_log_config, grpc_async_client_manager_config,
         memory_allocator_manager, enable_worker_cpu_affinity, stats_flush, stats_eviction,
     });

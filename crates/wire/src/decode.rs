@@ -175,6 +175,7 @@ const MAX_PROBLEMS: usize = 200;
 /// Collects problems while a message is decoded. A decoder that answers `None` has recorded why.
 #[derive(Debug)]
 pub(crate) struct Decoding {
+    file: bool,
     path: String,
     problems: Vec<Problem>,
 }
@@ -183,9 +184,22 @@ impl Decoding {
     /// `root` is the first part of every path; may be empty.
     pub(crate) fn new(root: &str) -> Decoding {
         Decoding {
+            file: false,
             path: root.to_owned(),
             problems: Vec::new(),
         }
+    }
+
+    /// Of a file, where no control plane stands behind what is asked for.
+    pub(crate) fn of_file() -> Decoding {
+        Decoding {
+            file: true,
+            ..Decoding::new("")
+        }
+    }
+
+    pub(crate) fn is_file(&self) -> bool {
+        self.file
     }
 
     /// The value with its warnings, or every problem when one of them forbids the value.

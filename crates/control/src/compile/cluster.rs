@@ -352,6 +352,7 @@ fn detection(table: &Table, outlier: &OutlierDetection) -> Outlier {
         max_ejection: istio::MAX_EJECTION.max(base),
         max_ejection_percent: percent.unwrap_or(istio::MAX_EJECTION_PERCENT).min(100),
         keep_last: table.keep_last,
+        check_returns: true,
         success_rate: None,
         failure_percentage: None,
     }

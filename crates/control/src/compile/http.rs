@@ -117,8 +117,6 @@ fn tracing(view: &View<'_>) -> Tracing {
         },
         cluster,
         random: Fraction::percent(settings.sampling),
-        client: Fraction::ALWAYS,
         overall: Fraction::ALWAYS,
-        max_path_length: envoy::MAX_PATH_TAG_LENGTH,
     }
 }

@@ -153,6 +153,8 @@ pub struct Outlier {
     pub max_ejection_percent: u32,
     /// ripstop's own rule: an ejection never takes the last usable member (R20.1).
     pub keep_last: bool,
+    /// A member that passes an active health check is let back in.
+    pub check_returns: bool,
     /// `None`: off.
     pub success_rate: Option<SuccessRate>,
     pub failure_percentage: Option<FailurePercentage>,

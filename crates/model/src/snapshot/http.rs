@@ -120,7 +120,6 @@ pub struct HttpLimits {
 pub struct Http1Options {
     pub accept_http_10: bool,
     pub default_host: Option<String>,
-    pub allow_absolute_url: bool,
     pub preserve_case: bool,
     pub enable_trailers: bool,
 }
@@ -185,9 +184,7 @@ pub struct Tracing {
     pub service_name: String,
     /// Share of new traces that are sampled.
     pub random: Fraction,
-    pub client: Fraction,
     pub overall: Fraction,
-    pub max_path_length: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -2,6 +2,7 @@
 //! Envoy and ripstop agree on every key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ripstop_model::hash::{xx64, xx64_seeded};
 
@@ -35,7 +36,7 @@ impl Maglev {
 }
 
 impl Balancer for Maglev {
-    fn adopt(&mut self, members: &[Arc<Member>], _: Draw<'_>) {
+    fn adopt(&mut self, members: &[Arc<Member>], _: Duration, _: Draw<'_>) {
         self.table.clear();
         if members.is_empty() {
             return;
@@ -88,6 +89,11 @@ impl Balancer for Maglev {
 
     fn pick(&mut self, _: &[Arc<Member>], ask: &mut Ask<'_>) -> Option<usize> {
         let hash = ask.hash.unwrap_or_else(|| (ask.draw)());
+        // Another place for each member that was passed over.
+        let hash = match ask.passed {
+            0 => hash,
+            passed => hash ^ (u64::MAX - u64::from(passed) + 1),
+        };
         let place = hash.checked_rem(self.table.len() as u64)?;
         self.table
             .get(usize::try_from(place).ok()?)

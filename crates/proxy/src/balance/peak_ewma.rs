@@ -45,7 +45,7 @@ impl PeakEwma {
 }
 
 impl Balancer for PeakEwma {
-    fn adopt(&mut self, _: &[Arc<Member>], _: Draw<'_>) {}
+    fn adopt(&mut self, _: &[Arc<Member>], _: Duration, _: Draw<'_>) {}
 
     fn pick(&mut self, members: &[Arc<Member>], ask: &mut Ask<'_>) -> Option<usize> {
         let (one, other) = (below(members.len(), ask)?, below(members.len(), ask)?);

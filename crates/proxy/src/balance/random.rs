@@ -1,6 +1,7 @@
 //! Any member, each as likely. Weights do not count, as in Envoy.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Ask, Balancer, Draw, Member};
 
@@ -8,7 +9,7 @@ use super::{Ask, Balancer, Draw, Member};
 pub(super) struct Random;
 
 impl Balancer for Random {
-    fn adopt(&mut self, _: &[Arc<Member>], _: Draw<'_>) {}
+    fn adopt(&mut self, _: &[Arc<Member>], _: Duration, _: Draw<'_>) {}
 
     fn pick(&mut self, members: &[Arc<Member>], ask: &mut Ask<'_>) -> Option<usize> {
         below(members.len(), ask)

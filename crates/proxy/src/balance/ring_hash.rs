@@ -1,6 +1,7 @@
 //! Consistent hashing on a ring (ketama, with Envoy's hashes and sizes, so that Envoy and ripstop agree on every key).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ripstop_model::hash::xx64;
 
@@ -25,7 +26,7 @@ impl RingHash {
 }
 
 impl Balancer for RingHash {
-    fn adopt(&mut self, members: &[Arc<Member>], _: Draw<'_>) {
+    fn adopt(&mut self, members: &[Arc<Member>], _: Duration, _: Draw<'_>) {
         let sum: f64 = members.iter().map(|member| member.weight()).sum();
         let least = members
             .iter()
@@ -50,7 +51,9 @@ impl Balancer for RingHash {
     fn pick(&mut self, _: &[Arc<Member>], ask: &mut Ask<'_>) -> Option<usize> {
         let hash = ask.hash.unwrap_or_else(|| (ask.draw)());
         let at = self.ring.partition_point(|(place, _)| *place < hash);
-        let found = self.ring.get(at).or_else(|| self.ring.first())?;
+        // As if who was passed over had no place here.
+        let at = (at.checked_rem(self.ring.len())?).wrapping_add(ask.passed as usize);
+        let found = self.ring.get(at.checked_rem(self.ring.len())?)?;
         Some(found.1 as usize)
     }
 }

@@ -60,7 +60,7 @@ fn roster(groups: Vec<Group>, old: Option<&Roster>) -> Arc<Roster> {
         groups,
         overprovisioning: 140,
     };
-    Arc::new(Roster::new(&endpoints, old))
+    Arc::new(Roster::new(&endpoints, old, Duration::ZERO))
 }
 
 fn even(count: u16) -> Arc<Roster> {
@@ -80,13 +80,7 @@ fn tally(balance: &mut Balance, roster: &Arc<Roster>, rounds: u32) -> BTreeMap<u
     let mut dice = dice();
     let mut counts = BTreeMap::new();
     for _ in 0..rounds {
-        let mut ask = Ask {
-            hash: None,
-            tried: &[],
-            shunned: Priorities::default(),
-            now: Duration::ZERO,
-            draw: &mut dice,
-        };
+        let mut ask = Ask::new(Wish::default(), Duration::ZERO, &mut dice);
         let picked = balance.pick(roster, &mut ask).unwrap();
         *counts.entry(port(&picked.member)).or_default() += 1;
     }
@@ -182,13 +176,7 @@ fn nobody_usable_is_nobody_or_all() {
     );
     let mut dice = dice();
     for policy in EVERY_POLICY {
-        let mut ask = Ask {
-            hash: None,
-            tried: &[],
-            shunned: Priorities::default(),
-            now: Duration::ZERO,
-            draw: &mut dice,
-        };
+        let mut ask = Ask::new(Wish::default(), Duration::ZERO, &mut dice);
         assert!(
             Balance::new(policy.clone(), STRICT)
                 .pick(&bad, &mut ask)
@@ -231,13 +219,15 @@ fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
         for _ in 0..200 {
             let mut tried: Vec<Arc<Member>> = Vec::new();
             for attempt in 0..3 {
-                let mut ask = Ask {
-                    hash: Some(7),
-                    tried: &tried,
-                    shunned: Priorities::default(),
-                    now: Duration::ZERO,
-                    draw: &mut dice,
-                };
+                let mut ask = Ask::new(
+                    Wish {
+                        hash: Some(7),
+                        tried: &tried,
+                        ..Wish::default()
+                    },
+                    Duration::ZERO,
+                    &mut dice,
+                );
                 let member = balance.pick(&roster, &mut ask).unwrap().member.clone();
                 assert!(
                     tried.iter().all(|old| port(old) != port(&member)),
@@ -245,13 +235,14 @@ fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
                 );
                 tried.push(member);
             }
-            let mut ask = Ask {
-                hash: None,
-                tried: &tried,
-                shunned: Priorities::default(),
-                now: Duration::ZERO,
-                draw: &mut dice,
-            };
+            let mut ask = Ask::new(
+                Wish {
+                    tried: &tried,
+                    ..Wish::default()
+                },
+                Duration::ZERO,
+                &mut dice,
+            );
             assert!(balance.pick(&roster, &mut ask).is_some());
         }
     }
@@ -264,13 +255,7 @@ fn least_request_avoids_the_busy() {
     let mut dice = dice();
     let mut held = Vec::new();
     for _ in 0..1000 {
-        let mut ask = Ask {
-            hash: None,
-            tried: &[],
-            shunned: Priorities::default(),
-            now: Duration::ZERO,
-            draw: &mut dice,
-        };
+        let mut ask = Ask::new(Wish::default(), Duration::ZERO, &mut dice);
         held.push(balance.pick(&roster, &mut ask).unwrap());
     }
     let active: Vec<u32> = roster
@@ -297,13 +282,7 @@ fn peak_ewma_turns_from_the_slow_and_forgives() {
         let mut slow = 0;
         for round in 0..1000 {
             let now = Duration::from_secs(from) + Duration::from_millis(round);
-            let mut ask = Ask {
-                hash: None,
-                tried: &[],
-                shunned: Priorities::default(),
-                now,
-                draw: &mut dice,
-            };
+            let mut ask = Ask::new(Wish::default(), now, &mut dice);
             let picked = balance.pick(&roster, &mut ask).unwrap();
             let is_slow = port(&picked.member) == 1;
             slow += u32::from(is_slow);
@@ -324,13 +303,14 @@ fn consistent_hashing_moves_only_what_it_must() {
     let nine = even(9);
     let mut dice = dice();
     let mut pick = |balance: &mut Balance, roster: &Arc<Roster>, hash: u64| {
-        let mut ask = Ask {
-            hash: Some(hash),
-            tried: &[],
-            shunned: Priorities::default(),
-            now: Duration::ZERO,
-            draw: &mut dice,
-        };
+        let mut ask = Ask::new(
+            Wish {
+                hash: Some(hash),
+                ..Wish::default()
+            },
+            Duration::ZERO,
+            &mut dice,
+        );
         port(&balance.pick(roster, &mut ask).unwrap().member)
     };
     for policy in [
@@ -396,4 +376,79 @@ fn load_and_bars_outlive_a_roster() {
     // Whoever still holds the old roster can let it in again, and everybody sees it.
     old.set_bar(&first.load, Bar::Ejected, false);
     assert!(tally(&mut balance, &fresh, 100).contains_key(&1));
+}
+
+#[test]
+fn who_is_new_is_given_its_share_little_by_little() {
+    let slow = SlowStart {
+        window: Duration::from_secs(100),
+        aggression: 2.0,
+        min_percent: 20.0,
+    };
+    for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest { choices: 2 }] {
+        let roster = even(2);
+        let mut balance = Balance::new(policy, STRICT).slowly(Some(slow.clone()));
+        let second = roster.members().nth(1).unwrap().load.clone();
+        second.begins(Duration::from_secs(1000));
+        for (seconds, part) in [(0, 0.2), (25, 0.5), (64, 0.8), (100, 1.0), (1000, 1.0)] {
+            let now = Duration::from_secs(1000 + seconds);
+            let mut dice = dice();
+            let mut count = [0u32; 2];
+            for _ in 0..12_000 {
+                let mut ask = Ask::new(Wish::default(), now, &mut dice);
+                let picked = balance.pick(&roster, &mut ask).unwrap();
+                count[usize::from(port(&picked.member) - 1)] += 1;
+            }
+            let want = 12_000.0 * part / (1.0 + part);
+            assert!(near(count[1], want, 0.02), "{seconds}: {count:?}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_may_say_how_hard_to_look_for_another_member() {
+    let members = [(1, 999, Health::Healthy), (2, 1, Health::Healthy)];
+    let roster = roster(vec![group(0, &members)], None);
+    let tried: Vec<Arc<Member>> = roster.members().take(1).cloned().collect();
+    let elsewhere = |picks: Picks| {
+        let mut balance = Balance::new(LbPolicy::RoundRobin, STRICT);
+        let mut dice = dice();
+        let wish = Wish {
+            tried: &tried,
+            picks,
+            ..Wish::default()
+        };
+        let fresh = (0..100).filter(|_| {
+            let mut ask = Ask::new(wish, Duration::ZERO, &mut dice);
+            port(&balance.pick(&roster, &mut ask).unwrap().member) == 2
+        });
+        fresh.count()
+    };
+    assert_eq!(elsewhere(Picks::Fresh), 100);
+    assert_eq!(elsewhere(Picks::Again(2000)), 100);
+    assert!(elsewhere(Picks::Again(1)) < 5);
+}
+
+#[test]
+fn the_degraded_are_used_where_the_others_do_not_suffice() {
+    let tier = |degraded: usize| {
+        let health = |index| match index < degraded {
+            true => Health::Degraded,
+            false => Health::Healthy,
+        };
+        let members: Vec<_> = (0..4).map(|at| (at as u16 + 1, 1, health(at))).collect();
+        roster(vec![group(0, &members)], None)
+    };
+    let share = |degraded: usize| {
+        let mut balance = Balance::new(LbPolicy::RoundRobin, STRICT);
+        let counts = tally(&mut balance, &tier(degraded), 10_000);
+        let degraded = counts
+            .iter()
+            .filter(|(port, _)| usize::from(**port) <= degraded);
+        degraded.map(|(_, count)| count).sum::<u32>()
+    };
+    assert_eq!(share(1), 0, "three of four are enough");
+    assert!(near(share(2), 3_000.0, 0.1));
+    assert!(near(share(3), 6_500.0, 0.1));
+    assert_eq!(share(4), 10_000);
 }

@@ -23,7 +23,8 @@ use crate::cluster::Cluster;
 /// How one probe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    Passed,
+    /// Degraded: it said so (`x-envoy-degraded`).
+    Passed { degraded: bool },
     /// Answered, and the answer was no.
     Refused,
     /// Not answered in time, or the connection failed.
@@ -52,13 +53,13 @@ impl Standing {
 
     /// Takes in a probe; whether the member is healthy now.
     fn take(&mut self, outcome: Outcome, check: &HealthCheck) -> bool {
-        let passed = outcome == Outcome::Passed;
+        let passed = matches!(outcome, Outcome::Passed { .. });
         if passed == self.healthy {
             self.against = 0;
         } else {
             self.against += 1;
             let enough = match outcome {
-                Outcome::Passed => self.fresh || self.against >= check.healthy_threshold,
+                Outcome::Passed { .. } => self.fresh || self.against >= check.healthy_threshold,
                 Outcome::Refused => true,
                 Outcome::Silent => self.against >= check.unhealthy_threshold,
             };
@@ -126,7 +127,7 @@ pub(crate) async fn follow(cluster: &Arc<Cluster>, shared: &Arc<Shared>) {
                 .checked()
                 .then(|| !member.load.is_barred(Bar::FailedCheck));
             if before.is_none() {
-                bar(cluster, &member, true);
+                bar(cluster, &member, Bar::FailedCheck, true);
             }
             let verdicts = Arc::new(Verdicts::default());
             let checks = 0..cluster.config.health_checks.len();
@@ -151,9 +152,9 @@ pub(crate) async fn follow(cluster: &Arc<Cluster>, shared: &Arc<Shared>) {
     }
 }
 
-fn bar(cluster: &Cluster, member: &Member, on: bool) {
-    if member.load.is_barred(Bar::FailedCheck) != on {
-        cluster.roster().set_bar(&member.load, Bar::FailedCheck, on);
+fn bar(cluster: &Cluster, member: &Member, bar: Bar, on: bool) {
+    if member.load.is_barred(bar) != on {
+        cluster.roster().set_bar(&member.load, bar, on);
     }
 }
 
@@ -179,7 +180,7 @@ impl Session {
             let outcome = tokio::time::timeout(check.timeout, probing).await;
             let outcome = outcome.unwrap_or(Outcome::Silent);
             match outcome {
-                Outcome::Passed => stats.health_success.inc(),
+                Outcome::Passed { .. } => stats.health_success.inc(),
                 Outcome::Refused => stats.health_failure.inc(),
                 Outcome::Silent => {
                     stats.health_failure.inc();
@@ -188,12 +189,17 @@ impl Session {
             }
             let before = standing.healthy;
             let healthy = standing.take(outcome, check);
-            self.member.load.set_checked();
-            bar(
-                &self.cluster,
-                &self.member,
-                !self.verdicts.set(self.index, healthy),
-            );
+            let load = &self.member.load;
+            load.set_checked();
+            let fails = !self.verdicts.set(self.index, healthy);
+            if load.is_barred(Bar::FailedCheck) && !fails {
+                load.begins(self.shared.uptime());
+            }
+            bar(&self.cluster, &self.member, Bar::FailedCheck, fails);
+            if let Outcome::Passed { degraded } = outcome {
+                bar(&self.cluster, &self.member, Bar::Degraded, degraded);
+                super::passed(&self.cluster, &self.member);
+            }
             if healthy != before {
                 let cluster = &self.cluster.config.name;
                 let member = &self.member.endpoint.address;

@@ -251,6 +251,23 @@ impl Detector {
         events
     }
 
+    /// A member has passed an active health check: that it is well counts for more than how it was.
+    pub fn checked(&self, roster: &Roster, member: &Member) -> Option<Event> {
+        if !self.config.check_returns || !member.load.is_barred(Bar::Ejected) {
+            return None;
+        }
+        let target = &member.endpoint.address;
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = records.get_mut(target) {
+            record.until = None;
+        }
+        member.load.health.reset_consecutive();
+        roster.set_bar(&member.load, Bar::Ejected, false);
+        Some(Event::Returned {
+            member: target.clone(),
+        })
+    }
+
     fn readmit(&self, roster: &Roster, now: Duration) -> Vec<Event> {
         let mut events = Vec::new();
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);

@@ -219,6 +219,11 @@ impl Sessions {
         sessions.iter().find(|session| session.has_room()).cloned()
     }
 
+    /// Those that do not stay take no further streams.
+    pub(crate) fn retain(&mut self, stays: impl Fn(&Key) -> bool) {
+        self.open.retain(|key, _| stays(key));
+    }
+
     pub(crate) fn insert(&mut self, key: Key, session: Rc<Session>) {
         self.open.entry(key).or_default().push(session);
     }

@@ -1,7 +1,8 @@
 //! The bootstraps of all cases, with their words replaced → one file for both programs.
 //!
-//! Two words keep a case short: `AT name` stands for the address of the listener or upstream of that name, and a
-//! `"@type"` without a slash for the message of that name in [`MESSAGES`].
+//! Words keep a case short: `AT name` stands for the address of the listener or upstream of that name, `NAMED name` for
+//! the same with `localhost` in place of the address, `PORT name` for its port, and a `"@type"` without a slash for the
+//! message of that name in [`MESSAGES`].
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -47,8 +48,10 @@ const MESSAGES: &[&str] = &[
 pub(crate) fn words(bootstrap: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     walk(&mut bootstrap.clone(), &mut |value| {
-        if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("AT ")) {
-            found.insert(name.to_owned());
+        for word in ["AT ", "NAMED ", "PORT "] {
+            if let Some(name) = value.as_str().and_then(|text| text.strip_prefix(word)) {
+                found.insert(name.to_owned());
+            }
         }
     });
     found
@@ -59,6 +62,12 @@ pub(crate) fn fill(case: &str, bootstrap: &mut Value, port: &dyn Fn(&str) -> u16
     walk(bootstrap, &mut |value| {
         if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("AT ")) {
             *value = json!({"socket_address": {"address": "127.0.0.1", "port_value": port(name)}});
+        }
+        if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("NAMED ")) {
+            *value = json!({"socket_address": {"address": "localhost", "port_value": port(name)}});
+        }
+        if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("PORT ")) {
+            *value = port(name).into();
         }
         if let Some(text) = value.as_str().and_then(|word| Pki::shared().text(word)) {
             let pem = value.as_str().is_some_and(|word| word.starts_with("PEM "));
@@ -166,7 +175,7 @@ pub(crate) fn join(cases: &[&Case], admin: SocketAddr) -> String {
         "node": {"id": "oracle", "cluster": "oracle"},
         "static_resources": {"listeners": listeners, "clusters": clusters, "secrets": secrets},
     });
-    serde_json::to_string_pretty(&joined).expect("JSON of JSON")
+    serde_json::to_string(&joined).expect("JSON of JSON")
 }
 
 fn resources<'a>(bootstrap: &'a Value, kind: &str) -> &'a [Value] {

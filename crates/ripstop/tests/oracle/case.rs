@@ -60,7 +60,7 @@ pub(crate) struct Request {
     pub(crate) to: Option<String>,
     #[serde(default)]
     pub(crate) host: Option<String>,
-    /// A value, or a list of values: a line each.
+    /// A value, or a list of values: a line each. `AT name` is an address.
     #[serde(default)]
     pub(crate) headers: BTreeMap<String, Value>,
     #[serde(default)]
@@ -194,6 +194,8 @@ impl Case {
         bootstrap::fill(&name, &mut bootstrap, &number);
         let listeners = bootstrap::listeners(&bootstrap);
         let mut steps = steps(&folder.join("requests.yaml"));
+        let address = |name: &str| format!("127.0.0.1:{}", number(name));
+        steps.iter_mut().for_each(|step| step.fill(&address));
         let counters = folder.join("counters.yaml");
         let mut counters: Vec<String> = match counters.exists() {
             true => yaml(&counters),
@@ -262,12 +264,25 @@ impl Step {
         }
     }
 
-    fn loosen(&mut self, clusters: &[String], mark: &str) {
-        let requests = match self {
+    fn requests_mut(&mut self) -> &mut [Request] {
+        match self {
             Step::Together(group) => group.as_mut_slice(),
             Step::One(request) => std::slice::from_mut(&mut **request),
-        };
-        for request in requests {
+        }
+    }
+
+    /// Replaces `AT name` in headers.
+    fn fill(&mut self, address: &dyn Fn(&str) -> String) {
+        let requests = self.requests_mut().iter_mut();
+        for value in requests.flat_map(|request| request.headers.values_mut()) {
+            if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("AT ")) {
+                *value = address(name).into();
+            }
+        }
+    }
+
+    fn loosen(&mut self, clusters: &[String], mark: &str) {
+        for request in self.requests_mut() {
             request.loose = true;
             for value in request.headers.values_mut() {
                 if clusters.iter().any(|name| value.as_str() == Some(name)) {

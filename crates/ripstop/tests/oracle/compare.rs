@@ -315,7 +315,7 @@ fn describe(case: &Case, played: &Played, ripstop: bool) -> Vec<String> {
         // What is left of the time is told to every attempt; after the first one it is measured.
         let again = played.seen[..index]
             .iter()
-            .any(|before| before.upstream == *to);
+            .any(|before| before.line == seen.line);
         lines.extend(
             normalised(&seen.headers, ripstop)
                 .iter()

@@ -151,6 +151,7 @@ pub(crate) fn normalised(headers: &Fields, ripstop: bool) -> Vec<String> {
                 Some(Rule::Form(form)) if form(value) => Some(format!("{name}: (as expected)")),
                 Some(Rule::OnlyRipstop) if ripstop => None,
                 Some(Rule::Optional) => None,
+                _ if name == "set-cookie" => Some(format!("{name}: {}", generated(value))),
                 _ if name == "x-forwarded-for" => Some(format!("{name}: {}", client(value))),
                 _ => Some(format!("{name}: {value}")),
             }
@@ -172,6 +173,17 @@ fn client(list: &str) -> String {
         false => address.to_owned(),
     };
     list.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
+/// The value of a cookie that the proxy has made up, sixteen hexadecimal digits, is random.
+fn generated(cookie: &str) -> String {
+    let mut parts = cookie.split('"');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(name), Some(value), Some(rest)) if value.len() == 16 => {
+            format!("{name}(generated){rest}")
+        }
+        _ => cookie.to_owned(),
+    }
 }
 
 fn is_uuid(value: &str) -> bool {

@@ -63,7 +63,7 @@ fn counters(case: &Case, admin: SocketAddr) -> Vec<(String, Option<u64>)> {
 
 fn steps(case: &Case) -> Vec<Played> {
     let mut played = Vec::new();
-    case.upstreams.take();
+    case.upstreams.begin();
     for (index, step) in case.steps.iter().enumerate() {
         let at = format!("#{}", index + 1);
         match step {

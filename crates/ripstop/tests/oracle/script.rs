@@ -53,9 +53,22 @@ pub(crate) struct Row {
     #[serde(default)]
     path: String,
     replies: Vec<Reply>,
-    /// Not logged: health checks come when they like.
+    /// Not logged: health checks come when they like. Its replies go on from request to request.
     #[serde(default)]
     quiet: bool,
+    /// Only for requests that have these headers.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+impl Row {
+    fn is_for(&self, seen: &Seen, target: &str) -> bool {
+        let has = |(name, value): (&String, &String)| {
+            let mut headers = seen.headers.iter();
+            headers.any(|(n, v)| n.eq_ignore_ascii_case(name) && v == value)
+        };
+        target.starts_with(&self.path) && self.headers.iter().all(has)
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -159,8 +172,8 @@ impl Drop for Scripted {
 #[derive(Default)]
 struct Log {
     seen: Mutex<Vec<Seen>>,
-    /// Requests that a row of an upstream has answered since the last [`Scripted::take`].
-    attempts: Mutex<BTreeMap<(String, usize), usize>>,
+    /// Requests that a row of an upstream has answered since the last [`Scripted::take`]; of a quiet row, since the start.
+    attempts: Mutex<BTreeMap<(String, usize, bool), usize>>,
 }
 
 impl Scripted {
@@ -183,6 +196,7 @@ impl Scripted {
                     path: String::new(),
                     replies: vec![Reply::default()],
                     quiet: false,
+                    headers: BTreeMap::new(),
                 }]
             });
             if rows.is_empty() {
@@ -231,9 +245,15 @@ impl Scripted {
         }
     }
 
+    /// Nothing has been asked yet.
+    pub(crate) fn begin(&self) {
+        lock(&self.log.attempts).clear();
+        lock(&self.log.seen).clear();
+    }
+
     /// What was seen since the last call; the next request meets the first replies again.
     pub(crate) fn take(&self) -> Vec<Seen> {
-        lock(&self.log.attempts).clear();
+        lock(&self.log.attempts).retain(|(_, _, quiet), _| *quiet);
         std::mem::take(&mut *lock(&self.log.seen))
     }
 
@@ -249,10 +269,11 @@ impl Scripted {
 impl Log {
     /// Keeps what was seen; what is replied to it. A path that no row is for is a mistake in the case: 599 shows it.
     fn reply(&self, rows: &[Row], seen: Seen, target: &str) -> Reply {
-        let found = rows.iter().position(|row| target.starts_with(&row.path));
+        let found = rows.iter().position(|row| row.is_for(&seen, target));
         let reply = found.map(|index| {
             let mut attempts = lock(&self.attempts);
-            let attempt = attempts.entry((seen.upstream.clone(), index)).or_default();
+            let key = (seen.upstream.clone(), index, rows[index].quiet);
+            let attempt = attempts.entry(key).or_default();
             let replies = &rows[index].replies;
             let reply = replies.get(*attempt).or(replies.last());
             *attempt += 1;

@@ -37,10 +37,10 @@ pub(crate) fn cluster(cx: &mut Decoding, m: cluster::Cluster) -> Option<Cluster>
         dns_resolution_config, upstream_bind_config, protocol_selection,
         close_connections_on_host_health_failure, ignore_health_on_host_removal,
         upstream_config, preconnect_policy, connection_pool_per_downstream_connection,
-        queuing_policies,
+        queuing_policies, typed_dns_resolver_config,
     }
     inert {
-        stats_matcher, dns_jitter, typed_dns_resolver_config, wait_for_warm_on_init,
+        stats_matcher, dns_jitter, wait_for_warm_on_init,
         cleanup_interval, lrs_server, lrs_report_endpoint_metrics, track_timeout_budgets,
         track_cluster_stats,
     });
@@ -290,7 +290,8 @@ fn typed_dns(
             dns_refresh_rate, dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family,
             all_addresses_in_single_endpoint,
         }
-        inert { dns_jitter, typed_dns_resolver_config, dns_min_refresh_rate });
+        ignore { typed_dns_resolver_config, dns_min_refresh_rate }
+        inert { dns_jitter });
     let family = match cx.enumeration("dns_lookup_family", dns_lookup_family)? {
         Family::Unspecified | Family::Auto => DnsFamily::Auto,
         Family::V4Only => DnsFamily::V4Only,
@@ -333,7 +334,10 @@ fn balancing(
     };
     match (policy, config) {
         (Policy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(m))) => {
-            let slow = cx.field("round_robin_lb_config", |cx| slow_start(cx, m.slow_start_config));
+            let slow = cx.field("round_robin_lb_config", |cx| {
+                fields!(cx, m => cluster::cluster::RoundRobinLbConfig { slow_start_config });
+                cx.optional("slow_start_config", slow_start_config, slow_start)
+            });
             (LbPolicy::RoundRobin, slow)
         }
         (Policy::RoundRobin, _) => (LbPolicy::RoundRobin, None),
@@ -342,7 +346,8 @@ fn balancing(
                 fields!(cx, m => cluster::cluster::LeastRequestLbConfig { choice_count, slow_start_config }
                     ignore { active_request_bias });
                 let choices = choice_count.map_or(envoy::LEAST_REQUEST_CHOICES, |v| v.value);
-                (LbPolicy::LeastRequest { choices }, slow_start(cx, slow_start_config))
+                let slow = cx.optional("slow_start_config", slow_start_config, slow_start);
+                (LbPolicy::LeastRequest { choices }, slow)
             })
         }
         (Policy::LeastRequest, _) => (
@@ -356,9 +361,10 @@ fn balancing(
             let (min, max) = match config {
                 Some(LbConfig::RingHashLbConfig(m)) => {
                     cx.field("ring_hash_lb_config", |cx| {
-                        cx.ignore("hash_function", m.hash_function != 0);
-                    });
-                    (m.minimum_ring_size, m.maximum_ring_size)
+                        fields!(cx, m => cluster::cluster::RingHashLbConfig { minimum_ring_size, maximum_ring_size }
+                            ignore { hash_function });
+                        (minimum_ring_size, maximum_ring_size)
+                    })
                 }
                 _ => (None, None),
             };
@@ -366,7 +372,10 @@ fn balancing(
         }
         (Policy::Maglev, config) => {
             let size = match config {
-                Some(LbConfig::MaglevLbConfig(m)) => m.table_size,
+                Some(LbConfig::MaglevLbConfig(m)) => {
+                    fields!(cx, m => cluster::cluster::MaglevLbConfig { table_size });
+                    table_size
+                }
                 _ => None,
             };
             (maglev(size), None)
@@ -393,85 +402,98 @@ fn maglev(size: Option<google::UInt64Value>) -> LbPolicy {
 }
 
 /// The first policy of the list that is known, as Envoy does.
-#[allow(deprecated)]
 fn typed_balancing(
     cx: &mut Decoding,
     m: cluster::LoadBalancingPolicy,
 ) -> (LbPolicy, Option<SlowStart>) {
-    for policy in m.policies {
+    for (index, policy) in m.policies.into_iter().enumerate() {
         let Some(any) = policy.typed_extension_config.and_then(|e| e.typed_config) else {
             continue;
         };
-        let found = if is::<lb::round_robin::v3::RoundRobin>(&any) {
-            let slow = cx
-                .unpack::<lb::round_robin::v3::RoundRobin>(&any)
-                .and_then(|m| typed_slow_start(cx, m.slow_start_config));
-            (LbPolicy::RoundRobin, slow)
-        } else if is::<lb::least_request::v3::LeastRequest>(&any) {
-            let m = cx
-                .unpack::<lb::least_request::v3::LeastRequest>(&any)
-                .unwrap_or_default();
-            let choices = m
-                .choice_count
-                .map_or(envoy::LEAST_REQUEST_CHOICES, |v| v.value);
-            cx.ignore("active_request_bias", m.active_request_bias.is_some());
-            cx.ignore("selection_method", m.selection_method != 0);
-            (
-                LbPolicy::LeastRequest { choices },
-                typed_slow_start(cx, m.slow_start_config),
-            )
-        } else if is::<lb::random::v3::Random>(&any) {
-            (LbPolicy::Random, None)
-        } else if is::<lb::ring_hash::v3::RingHash>(&any) {
-            let m = cx
-                .unpack::<lb::ring_hash::v3::RingHash>(&any)
-                .unwrap_or_default();
-            (ring(m.minimum_ring_size, m.maximum_ring_size), None)
-        } else if is::<lb::maglev::v3::Maglev>(&any) {
-            let m = cx
-                .unpack::<lb::maglev::v3::Maglev>(&any)
-                .unwrap_or_default();
-            (maglev(m.table_size), None)
-        } else if is::<lb::cluster_provided::v3::ClusterProvided>(&any) {
-            (LbPolicy::ClusterProvided, None)
-        } else {
-            continue;
-        };
-        return found;
+        let found = cx.field("policies", |cx| {
+            cx.key(index, |cx| {
+                cx.field("typed_extension_config.typed_config", |cx| typed(cx, &any))
+            })
+        });
+        if let Some(found) = found {
+            return found;
+        }
     }
     cx.invalid("policies", "none of them is supported");
     (LbPolicy::RoundRobin, None)
 }
 
-fn slow_start(
-    cx: &mut Decoding,
-    m: Option<cluster::cluster::SlowStartConfig>,
-) -> Option<SlowStart> {
-    let cluster::cluster::SlowStartConfig {
-        slow_start_window,
-        aggression,
-        min_weight_percent,
-    } = m?;
+/// `None`: not a policy that is known.
+#[allow(deprecated)]
+fn typed(cx: &mut Decoding, any: &google::Any) -> Option<(LbPolicy, Option<SlowStart>)> {
+    use lb::{
+        cluster_provided::v3::ClusterProvided, least_request::v3::LeastRequest, maglev::v3::Maglev,
+        random::v3::Random, ring_hash::v3::RingHash, round_robin::v3::RoundRobin,
+    };
+    let mut slow = None;
+    let policy = if is::<RoundRobin>(any) {
+        let m: RoundRobin = cx.unpack(any).unwrap_or_default();
+        fields!(cx, m => RoundRobin { slow_start_config } ignore { locality_lb_config });
+        slow = cx.optional("slow_start_config", slow_start_config, typed_slow_start);
+        LbPolicy::RoundRobin
+    } else if is::<LeastRequest>(any) {
+        let m: LeastRequest = cx.unpack(any).unwrap_or_default();
+        fields!(cx, m => LeastRequest { choice_count, slow_start_config }
+            ignore { active_request_bias, selection_method, locality_lb_config, enable_full_scan });
+        slow = cx.optional("slow_start_config", slow_start_config, typed_slow_start);
+        let choices = choice_count.map_or(envoy::LEAST_REQUEST_CHOICES, |v| v.value);
+        LbPolicy::LeastRequest { choices }
+    } else if is::<Random>(any) {
+        let m: Random = cx.unpack(any).unwrap_or_default();
+        fields!(cx, m => Random {} ignore { locality_lb_config });
+        LbPolicy::Random
+    } else if is::<RingHash>(any) {
+        let m: RingHash = cx.unpack(any).unwrap_or_default();
+        fields!(cx, m => RingHash { minimum_ring_size, maximum_ring_size }
+        ignore {
+            hash_function, use_hostname_for_hashing, hash_balance_factor,
+            consistent_hashing_lb_config, locality_weighted_lb_config,
+        });
+        ring(minimum_ring_size, maximum_ring_size)
+    } else if is::<Maglev>(any) {
+        let m: Maglev = cx.unpack(any).unwrap_or_default();
+        fields!(cx, m => Maglev { table_size }
+            ignore { consistent_hashing_lb_config, locality_weighted_lb_config });
+        maglev(table_size)
+    } else if is::<ClusterProvided>(any) {
+        LbPolicy::ClusterProvided
+    } else {
+        return None;
+    };
+    Some((policy, slow))
+}
+
+fn slow_start(cx: &mut Decoding, m: cluster::cluster::SlowStartConfig) -> Option<SlowStart> {
+    fields!(cx, m => cluster::cluster::SlowStartConfig {
+        slow_start_window, aggression, min_weight_percent,
+    });
     Some(SlowStart {
         window: cx
             .duration("slow_start_window", slow_start_window)
             .unwrap_or_default(),
+        // The runtime key is inert: there is no runtime.
         aggression: aggression.map_or(envoy::SLOW_START_AGGRESSION, |v| v.default_value),
         min_percent: min_weight_percent.map_or(envoy::SLOW_START_MIN_PERCENT, |v| v.value),
     })
 }
 
-fn typed_slow_start(
-    cx: &mut Decoding,
-    m: Option<lb::common::v3::SlowStartConfig>,
-) -> Option<SlowStart> {
-    let m = m?;
+fn typed_slow_start(cx: &mut Decoding, m: lb::common::v3::SlowStartConfig) -> Option<SlowStart> {
+    let lb::common::v3::SlowStartConfig {
+        slow_start_window,
+        aggression,
+        min_weight_percent,
+    } = m;
     let same = cluster::cluster::SlowStartConfig {
-        slow_start_window: m.slow_start_window,
-        aggression: m.aggression,
-        min_weight_percent: m.min_weight_percent,
+        slow_start_window,
+        aggression,
+        min_weight_percent,
     };
-    slow_start(cx, Some(same))
+    slow_start(cx, same)
 }
 
 fn lb_common(
@@ -492,8 +514,8 @@ fn lb_common(
                 healthy_panic_threshold, close_connections_on_host_set_change,
                 locality_config_specifier,
             }
-            ignore { consistent_hashing_lb_config }
-            inert { update_merge_window, ignore_new_hosts_until_first_hc, override_host_status });
+            ignore { consistent_hashing_lb_config, ignore_new_hosts_until_first_hc }
+            inert { update_merge_window, override_host_status });
         lb.panic_threshold = percent(healthy_panic_threshold, envoy::PANIC_THRESHOLD);
         lb.close_on_host_set_change = close_connections_on_host_set_change;
         match locality_config_specifier {

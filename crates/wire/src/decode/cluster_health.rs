@@ -19,14 +19,33 @@ pub(super) fn outlier(cx: &mut Decoding, m: cluster::OutlierDetection) -> Option
             consecutive_local_origin_failure, enforcing_consecutive_local_origin_failure,
             failure_percentage_threshold, enforcing_failure_percentage,
             failure_percentage_minimum_hosts, failure_percentage_request_volume, max_ejection_time,
+            successful_active_health_check_uneject_host,
         }
         ignore {
             enforcing_local_origin_success_rate, enforcing_failure_percentage_local_origin,
             monitors, always_eject_one_host, detect_degraded_hosts,
         }
-        inert { max_ejection_time_jitter, successful_active_health_check_uneject_host });
+        inert { max_ejection_time_jitter });
     let or = |value: Option<google::UInt32Value>, default: u32| value.map_or(default, |v| v.value);
-    // Ejecting only a share of those that qualify is not supported: any share above none is all.
+    for (name, share) in [
+        ("enforcing_consecutive_5xx", enforcing_consecutive_5xx),
+        (
+            "enforcing_consecutive_gateway_failure",
+            enforcing_consecutive_gateway_failure,
+        ),
+        (
+            "enforcing_consecutive_local_origin_failure",
+            enforcing_consecutive_local_origin_failure,
+        ),
+    ] {
+        if share.is_some_and(|share| (1..100).contains(&share.value)) {
+            cx.field(name, |cx| {
+                cx.ignore_here(
+                    "ejecting only a share of those that qualify is not supported; give 0 or 100",
+                );
+            });
+        }
+    }
     let consecutive = |count, enforcing, default| {
         (or(enforcing, default) > 0).then(|| or(count, envoy::outlier::CONSECUTIVE))
     };
@@ -64,6 +83,7 @@ pub(super) fn outlier(cx: &mut Decoding, m: cluster::OutlierDetection) -> Option
             .unwrap_or(envoy::outlier::MAX_EJECTION.max(base_ejection)),
         max_ejection_percent: or(max_ejection_percent, envoy::outlier::MAX_EJECTION_PERCENT),
         keep_last: false,
+        check_returns: successful_active_health_check_uneject_host.is_none_or(|v| v.value),
         success_rate: (rate > 0).then(|| SuccessRate {
             minimum_hosts: or(
                 success_rate_minimum_hosts,

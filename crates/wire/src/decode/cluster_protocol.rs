@@ -176,9 +176,13 @@ pub(super) fn preserve_case(
 ) -> bool {
     use core::http1_protocol_options::header_key_format::HeaderFormat;
     match m.and_then(|m| m.header_format) {
-        Some(HeaderFormat::StatefulFormatter(m)) => m
-            .typed_config
-            .is_some_and(|any| is::<preserve_case::PreserveCaseFormatterConfig>(&any)),
+        Some(HeaderFormat::StatefulFormatter(m)) => {
+            let preserves = m
+                .typed_config
+                .is_some_and(|any| is::<preserve_case::PreserveCaseFormatterConfig>(&any));
+            cx.ignore("header_key_format.stateful_formatter", !preserves);
+            preserves
+        }
         Some(HeaderFormat::ProperCaseWords(_)) => {
             cx.ignore("header_key_format.proper_case_words", true);
             false

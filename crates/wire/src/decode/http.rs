@@ -202,10 +202,16 @@ fn http1(cx: &mut Decoding, m: Option<core::Http1ProtocolOptions>) -> Http1Optio
         inert {
             override_stream_error_on_invalid_http_message, use_balsa_parser, allow_custom_methods,
         });
+        if allow_absolute_url.is_some_and(|v| !v.value) {
+            cx.field("allow_absolute_url", |cx| {
+                cx.ignore_here(
+                    "a server takes the absolute form (RFC 9112 section 3.2.2); remove it",
+                );
+            });
+        }
         Http1Options {
             accept_http_10,
             default_host: Some(default_host_for_http_10).filter(|h| !h.is_empty()),
-            allow_absolute_url: allow_absolute_url.is_none_or(|v| v.value),
             preserve_case: preserve_case(cx, header_key_format),
             enable_trailers,
         }
@@ -293,6 +299,19 @@ fn tracing(cx: &mut Decoding, m: hcm::http_connection_manager::Tracing) -> Optio
         }
         ignore { custom_tags, operation, upstream_operation, no_context_propagation }
         inert { verbose, spawn_upstream_span });
+    if provider.is_some() && cx.is_file() {
+        cx.field("provider", |cx| {
+            cx.ignore_here("spans go where the mesh says, and without a mesh nowhere; remove it");
+        });
+    }
+    if client_sampling.is_some_and(|share| share.value < 100.0) {
+        cx.field("client_sampling", |cx| {
+            cx.ignore_here("x-client-trace-id is not supported, whatever its share; remove it");
+        });
+    }
+    if max_path_tag_length.is_some_and(|v| v.value != envoy::MAX_PATH_TAG_LENGTH) {
+        cx.ignore("max_path_tag_length", true);
+    }
     let exporter = cx.optional("provider", provider, |cx, m| {
         fields!(cx, m => trace::tracing::Http { config_type } inert { name });
         let Some(ConfigType::TypedConfig(any)) = config_type else {
@@ -316,9 +335,7 @@ fn tracing(cx: &mut Decoding, m: hcm::http_connection_manager::Tracing) -> Optio
         cluster: Some(cluster).filter(|c| !c.is_empty()).map(Into::into),
         service_name,
         random: percent(random_sampling, Fraction::ALWAYS),
-        client: percent(client_sampling, Fraction::ALWAYS),
         overall: percent(overall_sampling, Fraction::ALWAYS),
-        max_path_length: max_path_tag_length.map_or(envoy::MAX_PATH_TAG_LENGTH, |v| v.value),
     })
 }
 

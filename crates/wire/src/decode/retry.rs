@@ -96,13 +96,10 @@ pub(super) fn retry_policy(
 }
 
 fn backoff(cx: &mut Decoding, m: Option<route::retry_policy::RetryBackOff>) -> Backoff {
-    let Some(route::retry_policy::RetryBackOff {
-        base_interval,
-        max_interval,
-    }) = m
-    else {
+    let Some(m) = m else {
         return envoy::BACKOFF;
     };
+    fields!(cx, m => route::retry_policy::RetryBackOff { base_interval, max_interval });
     let mut interval = |name, value: Option<google::Duration>| {
         let interval = cx.duration(name, value);
         if interval.is_some_and(|d| d.is_zero()) {

@@ -286,6 +286,9 @@ fn outlier(o: &Outlier) -> cluster::OutlierDetection {
         base_ejection_time: Some(duration(o.base_ejection)),
         max_ejection_time: Some(duration(o.max_ejection)),
         max_ejection_percent: uint(o.max_ejection_percent),
+        successful_active_health_check_uneject_host: Some(google::BoolValue {
+            value: o.check_returns,
+        }),
         enforcing_success_rate: uint(0),
         enforcing_failure_percentage: uint(0),
         ..Default::default()

@@ -128,7 +128,6 @@ fn common(h: &HttpProxy) -> core::HttpProtocolOptions {
 
 fn http1(h: &HttpProxy) -> core::Http1ProtocolOptions {
     core::Http1ProtocolOptions {
-        allow_absolute_url: boolean(h.http1.allow_absolute_url),
         accept_http_10: h.http1.accept_http_10,
         default_host_for_http_10: h.http1.default_host.clone().unwrap_or_default(),
         header_key_format: h.http1.preserve_case.then(preserve_case),
@@ -182,10 +181,8 @@ fn tracing(t: &Tracing) -> hcm::http_connection_manager::Tracing {
         ))),
     });
     hcm::http_connection_manager::Tracing {
-        client_sampling: percent(t.client),
         random_sampling: percent(t.random),
         overall_sampling: percent(t.overall),
-        max_path_tag_length: uint(t.max_path_length),
         provider,
         ..Default::default()
     }

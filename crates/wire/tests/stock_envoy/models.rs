@@ -580,7 +580,6 @@ fn http(routes: RouteSource) -> HttpProxy {
         http1: Http1Options {
             accept_http_10: true,
             default_host: None,
-            allow_absolute_url: true,
             preserve_case: true,
             enable_trailers: true,
         },
@@ -610,9 +609,7 @@ fn http(routes: RouteSource) -> HttpProxy {
             cluster: Some("rr".into()),
             service_name: "orders.shop".into(),
             random: Fraction::percent(1.0),
-            client: Fraction::ALWAYS,
             overall: Fraction::ALWAYS,
-            max_path_length: 256,
         }),
         access_logs: vec![
             log(LogSink::Stdout, LogFormat::Text("%PROTOCOL%\n".into())),

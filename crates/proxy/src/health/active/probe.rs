@@ -20,6 +20,8 @@ use crate::tls::Carries;
 
 /// Bytes of an answer that are looked at.
 const ENOUGH: usize = 64 * 1024;
+/// Of a probe that cannot say more.
+const WELL: Outcome = Outcome::Passed { degraded: false };
 
 /// Without a time limit: that is the caller's.
 pub(super) async fn run(
@@ -52,26 +54,25 @@ pub(super) async fn run(
         return Outcome::Silent;
     };
     let outcome = match probe {
-        Probe::Http { path, expected, .. } => {
-            get(stream, authority, path)
-                .await
-                .map(|status| match expected.as_slice() {
-                    [] => status == 200,
-                    ranges => ranges.iter().any(|range| range.contains(&status)),
-                })
-        }
-        Probe::Tcp { send, receive } => exchange(stream, send, receive).await.map(|()| true),
+        Probe::Http { path, expected, .. } => get(stream, authority, path).await.map(|head| {
+            let passed = match expected.as_slice() {
+                [] => head.status == 200,
+                ranges => ranges.iter().any(|range| range.contains(&head.status)),
+            };
+            let degraded = head.headers.first_named("x-envoy-degraded").is_some();
+            passed.then_some(Outcome::Passed { degraded })
+        }),
+        Probe::Tcp { send, receive } => exchange(stream, send, receive).await.map(|()| Some(WELL)),
         Probe::Grpc { service, .. } => return grpc(stream, authority, service).await,
     };
     match outcome {
-        Ok(true) => Outcome::Passed,
-        Ok(false) => Outcome::Refused,
+        Ok(passed) => passed.unwrap_or(Outcome::Refused),
         Err(_) => Outcome::Silent,
     }
 }
 
-/// The status that `path` is answered with.
-async fn get(mut stream: Stream, host: &str, path: &str) -> io::Result<u16> {
+/// What `path` is answered with.
+async fn get(mut stream: Stream, host: &str, path: &str) -> io::Result<ResponseHead> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: ripstop/HC\r\nconnection: close\r\n\r\n"
     );
@@ -87,8 +88,10 @@ async fn get(mut stream: Stream, host: &str, path: &str) -> io::Result<u16> {
     answer(&mut stream).await
 }
 
-/// The status of the final response that arrives.
-pub(crate) async fn answer(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<u16> {
+/// The final response that arrives, as far as its body.
+pub(crate) async fn answer(
+    stream: &mut (impl tokio::io::AsyncRead + Unpin),
+) -> io::Result<ResponseHead> {
     let mut parser = ResponseParser::default();
     let mut head = ResponseHead::default();
     let mut buffer = [0u8; 2048];
@@ -108,7 +111,7 @@ pub(crate) async fn answer(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> 
                     head.clear();
                     input = input.get(consumed..).unwrap_or_default();
                 }
-                Progress::Complete { .. } => return Ok(head.status),
+                Progress::Complete { .. } => return Ok(head),
             }
         }
     }
@@ -152,7 +155,7 @@ async fn grpc(stream: Stream, authority: &str, service: &str) -> Outcome {
         async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset)) }
     });
     match health::check(channel, service).await {
-        Ok(()) => Outcome::Passed,
+        Ok(()) => WELL,
         Err(Unhealthy::NotServing | Unhealthy::Unimplemented) => Outcome::Refused,
         Err(Unhealthy::Failed(_)) => Outcome::Silent,
     }

@@ -24,14 +24,15 @@ fn after(mut standing: Standing, outcomes: &[Outcome]) -> Vec<bool> {
         .collect()
 }
 
-use Outcome::{Passed, Refused, Silent};
+use Outcome::{Refused, Silent};
+const PASSED: Outcome = Outcome::Passed { degraded: false };
 
 #[test]
 fn the_first_good_probe_of_a_new_member_is_enough() {
-    assert_eq!(after(Standing::new(None), &[Passed]), [true]);
+    assert_eq!(after(Standing::new(None), &[PASSED]), [true]);
     // Once it failed, it takes two.
     assert_eq!(
-        after(Standing::new(None), &[Silent, Passed, Passed]),
+        after(Standing::new(None), &[Silent, PASSED, PASSED]),
         [false, false, true]
     );
 }
@@ -40,14 +41,14 @@ fn the_first_good_probe_of_a_new_member_is_enough() {
 fn silence_is_counted_and_a_no_is_believed() {
     let healthy = || Standing::new(Some(true));
     assert_eq!(
-        after(healthy(), &[Silent, Silent, Passed, Silent, Silent, Silent]),
+        after(healthy(), &[Silent, Silent, PASSED, Silent, Silent, Silent]),
         [true, true, true, true, true, false]
     );
     assert_eq!(after(healthy(), &[Refused]), [false]);
     assert_eq!(
         after(
             Standing::new(Some(false)),
-            &[Passed, Silent, Passed, Passed]
+            &[PASSED, Silent, PASSED, PASSED]
         ),
         [false, false, false, true]
     );

@@ -16,6 +16,7 @@ fn config() -> Outlier {
         max_ejection: Duration::from_secs(80),
         max_ejection_percent: 50,
         keep_last: true,
+        check_returns: true,
         success_rate: None,
         failure_percentage: None,
     }
@@ -40,7 +41,7 @@ fn roster(count: u16) -> Roster {
         groups: vec![group],
         overprovisioning: 140,
     };
-    Roster::new(&endpoints, None)
+    Roster::new(&endpoints, None, Duration::ZERO)
 }
 
 fn member(roster: &Roster, index: usize) -> Arc<Member> {
@@ -171,6 +172,7 @@ fn the_share_is_rounded_down_and_the_last_stays() {
     let envoy = Outlier {
         max_ejection_percent: 100,
         keep_last: false,
+        check_returns: true,
         ..config()
     };
     let (detector, roster) = (Detector::new(envoy), roster(1));

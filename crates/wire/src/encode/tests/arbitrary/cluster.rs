@@ -87,6 +87,7 @@ impl Entropy {
             max_ejection: self.duration(),
             max_ejection_percent: self.byte().into(),
             keep_last: self.flag(),
+            check_returns: self.flag(),
             success_rate: self.optional(|e| SuccessRate {
                 minimum_hosts: e.u32(),
                 request_volume: e.u32(),

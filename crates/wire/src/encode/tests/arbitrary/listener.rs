@@ -85,7 +85,6 @@ impl Entropy {
             http1: Http1Options {
                 accept_http_10: self.flag(),
                 default_host: self.optional(Self::text),
-                allow_absolute_url: self.flag(),
                 preserve_case: self.flag(),
                 enable_trailers: self.flag(),
             },
@@ -127,9 +126,7 @@ impl Entropy {
                     },
                     cluster,
                     random: e.fraction(),
-                    client: e.fraction(),
                     overall: e.fraction(),
-                    max_path_length: e.u32(),
                 }
             }),
             access_logs: self.list(2, Self::access_log),
