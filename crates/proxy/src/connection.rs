@@ -174,6 +174,7 @@ pub(crate) async fn serve(
     name: Name,
     mut stream: TcpStream,
     mut peer: SocketAddr,
+    _place: listener::Place,
 ) {
     let opened = tokio::time::Instant::now();
     let view = worker.view();

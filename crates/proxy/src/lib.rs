@@ -111,6 +111,8 @@ pub struct Options {
     pub secrets: Vec<Arc<Secret>>,
     /// How long [`Running::drain`] lets requests go on.
     pub drain_time: Duration,
+    /// Downstream connections that may be open at once.
+    pub most: listener::Most,
 }
 
 /// What a sidecar has beyond a proxy: a foot in its application's namespace.
@@ -164,6 +166,7 @@ pub struct Shared {
     pub sockets: Option<Arc<dyn Sockets>>,
     pub attributor: Option<Arc<Attributor>>,
     pub counters: Counters,
+    pub(crate) admission: Arc<listener::Admission>,
     pub node: Arc<str>,
     pub registry: Arc<ripstop_telemetry::Registry>,
     pub spans: Option<ripstop_telemetry::export::Spans>,
@@ -322,6 +325,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         sockets,
         attributor,
         counters: Counters::default(),
+        admission: listener::Admission::new(options.most),
         node: options.node,
         registry: options.registry,
         spans: options.spans,

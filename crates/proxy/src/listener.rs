@@ -3,6 +3,7 @@
 //!
 //! Sockets outlive configurations: a listener that stays at its address keeps its sockets, whatever else of it changes.
 
+mod admission;
 pub mod chain;
 pub(crate) mod proxy_protocol;
 
@@ -19,6 +20,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+pub use self::admission::Most;
+pub(crate) use self::admission::{Admission, Full, Place};
 use crate::connection;
 use crate::worker::Worker;
 
@@ -191,14 +194,33 @@ async fn accept(
 }
 
 fn start(worker: &Rc<Worker>, name: &Name, stream: TcpStream, peer: SocketAddr) {
+    let peer = canonical(peer);
+    let place = match worker.shared.admission.admit(peer.ip()) {
+        Ok(place) => place,
+        Err(full) => return refuse(worker, name, peer, full),
+    };
     // A connection that is already reset tells so on its first read.
     let _ = stream.set_nodelay(true);
     tokio::task::spawn_local(connection::serve(
         worker.clone(),
         name.clone(),
         stream,
-        canonical(peer),
+        peer,
+        place,
     ));
+}
+
+/// The connection has met a limit and ends with its stream.
+fn refuse(worker: &Worker, name: &Name, peer: SocketAddr, full: Full) {
+    if let Some(listener) = worker.view().listeners.get(name) {
+        match full {
+            Full::All(_) => listener.stats.overflow.inc(),
+            Full::OfAddress(_) => listener.stats.overflow_of_address.inc(),
+        }
+    }
+    if worker.shared.admission.is_news(worker.shared.uptime()) {
+        tracing::warn!(listener = %name, %peer, "a connection was refused: {full}");
+    }
 }
 
 /// Without descriptors or memory accepting rests instead of spinning; other errors belong to one connection that is gone.

@@ -129,6 +129,8 @@ named! {
     counters {
         cx_total "downstream_cx_total",
         no_chain "no_filter_chain_match",
+        overflow "downstream_global_cx_overflow",
+        overflow_of_address "downstream_address_cx_overflow",
     }
     gauges {
         cx_active "downstream_cx_active",

@@ -15,6 +15,7 @@ mod client;
 mod command;
 mod controller;
 mod dashboard;
+mod descriptors;
 mod enrollment;
 mod folder;
 mod log;

@@ -16,6 +16,7 @@ use ripstop_proxy::admin::Face;
 use ripstop_proxy::discovery::Settings;
 use ripstop_proxy::discovery::follow::{self, Follower};
 use ripstop_proxy::drain::Phase;
+use ripstop_proxy::listener::Most;
 use ripstop_proxy::stream::Stream;
 use ripstop_proxy::tls::{Carries, ConfigError, Originator, Secrets};
 use ripstop_telemetry::Registry;
@@ -34,6 +35,7 @@ pub(crate) fn serve(
     bootstrap: Bootstrap,
     workers: Option<usize>,
     drain_time: Duration,
+    most: Most,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -41,7 +43,7 @@ pub(crate) fn serve(
         .context("no runtime for the main thread")?;
     // Reading the file took Envoy's descriptors, some forty megabytes that are not needed again.
     ripstop_proxy::memory::give_back();
-    runtime.block_on(run(bootstrap, workers, drain_time))?;
+    runtime.block_on(run(bootstrap, workers, drain_time, most))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -49,6 +51,7 @@ async fn run(
     bootstrap: Bootstrap,
     workers: Option<usize>,
     drain_time: Duration,
+    most: Most,
 ) -> anyhow::Result<()> {
     // Before anything listens: a signal that comes early must not kill what has begun to serve.
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
@@ -83,6 +86,7 @@ async fn run(
         identity: None,
         secrets: bootstrap.secrets.clone(),
         drain_time,
+        most,
     })?;
     let failed = running.listen_errors.len();
     anyhow::ensure!(

@@ -5,6 +5,8 @@
 mod busy;
 #[path = "floods/cost.rs"]
 mod cost;
+#[path = "floods/crowd.rs"]
+mod crowd;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,12 +15,13 @@ use std::time::Duration;
 
 use ripstop_testkit::process::Guard;
 use ripstop_testkit::upstream::{Upstream, response};
-use ripstop_testkit::{port, wait};
+use ripstop_testkit::{port, program, wait};
 
 /// A proxy with one worker before an upstream that answers `/big` with a mebibyte, all else with a word.
 struct Lab {
     proxy: Guard,
     address: SocketAddr,
+    admin: SocketAddr,
     _up: Upstream,
     _folder: tempfile::TempDir,
 }
@@ -26,29 +29,36 @@ struct Lab {
 impl Lab {
     /// `more`: further fields of the connection manager, one to a line.
     fn start(more: &str) -> Lab {
+        Lab::limited(&["env"], &[], more)
+    }
+
+    /// `before`: the program, with its arguments, that starts ripstop; `options`: of `ripstop proxy`.
+    fn limited(before: &[&str], options: &[&str], more: &str) -> Lab {
         let up = Upstream::http(|request| match request.target().as_str() {
             "/big" => response(200, &"x".repeat(1 << 20)),
             _ => response(200, "fine"),
         });
-        let held = port::reserve();
-        let address = held.addr();
+        let (held, admin) = (port::reserve(), port::reserve());
+        let (address, admin) = (held.addr(), admin.addr());
         let folder = tempfile::tempdir().expect("a folder for the bootstrap");
         let file = folder.path().join("bootstrap.yaml");
-        fs::write(&file, bootstrap(address.port(), up.port(), more)).expect("room");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ripstop"));
-        command.args([
-            "proxy",
-            "--workers",
-            "1",
-            "--drain-time",
-            "0",
-            "--bootstrap",
-        ]);
-        let mut proxy = Guard::spawn("ripstop", command.arg(&file));
+        fs::write(
+            &file,
+            bootstrap(address.port(), admin.port(), up.port(), more),
+        )
+        .expect("room");
+        let mut command = Command::new(program(before[0]));
+        command
+            .args(&before[1..])
+            .arg(env!("CARGO_BIN_EXE_ripstop"));
+        command.args(["proxy", "--workers", "1", "--drain-time", "0"]);
+        command.args(options).arg("--bootstrap").arg(&file);
+        let mut proxy = Guard::spawn("ripstop", &mut command);
         proxy.line_with("serving", wait::GENEROUS);
         Lab {
             proxy,
             address,
+            admin,
             _up: up,
             _folder: folder,
         }
@@ -75,9 +85,10 @@ impl Lab {
     }
 }
 
-fn bootstrap(listener: u16, upstream: u16, more: &str) -> String {
+fn bootstrap(listener: u16, admin: u16, upstream: u16, more: &str) -> String {
     format!(
         r#"
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
 static_resources:
   listeners:
   - name: l

@@ -10,11 +10,12 @@ use ripstop_model::snapshot::{Cluster, Listener, Name};
 use ripstop_model::yaml::{self, Node as Tree, Span};
 
 use crate::decode::{
-    self, Decoding, Position, Problem, Problems, Severity, Strictness, fields, socket_address,
+    self, Decoding, Position, Problem, Problems, Severity, Strictness, fields, is, socket_address,
 };
 use crate::descriptor::Descriptors;
 use crate::node::Node;
-use crate::pb::{bootstrap as wire, core};
+use crate::pb::downstream_connections::DownstreamConnectionsConfig;
+use crate::pb::{bootstrap as wire, core, overload};
 use crate::text;
 
 /// What a proxy is told at start.
@@ -32,6 +33,8 @@ pub struct Bootstrap {
     pub lds: bool,
     /// Clusters come from ADS too.
     pub cds: bool,
+    /// Downstream connections that may be open at once: `overload_manager`'s `global_downstream_max_connections`.
+    pub max_connections: Option<usize>,
 }
 
 /// `dynamic_resources.ads_config`.
@@ -155,8 +158,8 @@ pub fn parse(text: &str) -> Result<Bootstrap, Problems> {
 #[allow(deprecated)]
 fn bootstrap(cx: &mut Decoding, m: wire::Bootstrap) -> Option<Bootstrap> {
     // Statistics, watchdogs, runtime and allocator settings are Envoy's internals: ripstop has its own, fixed.
-    fields!(cx, m => wire::Bootstrap { node, static_resources, dynamic_resources, admin, cluster_manager }
-    refuse { overload_manager, default_socket_interface, certificate_provider_instances }
+    fields!(cx, m => wire::Bootstrap { node, static_resources, dynamic_resources, admin, cluster_manager, overload_manager }
+    refuse { default_socket_interface, certificate_provider_instances }
     ignore {
         hds_config, stats_sinks, tracing, use_tcp_for_dns_lookups, dns_resolution_config,
         bootstrap_extensions, config_sources, default_config_source, inline_headers,
@@ -234,7 +237,41 @@ fn bootstrap(cx: &mut Decoding, m: wire::Bootstrap) -> Option<Bootstrap> {
         ads,
         lds,
         cds,
+        max_connections: overload_manager
+            .and_then(|m| cx.field("overload_manager", |cx| overload(cx, m))),
     })
+}
+
+/// Of all that Envoy watches, the number of downstream connections.
+fn overload(cx: &mut Decoding, m: overload::OverloadManager) -> Option<usize> {
+    use overload::resource_monitor::ConfigType;
+    fields!(cx, m => overload::OverloadManager { resource_monitors }
+        refuse { actions, loadshed_points, buffer_factory_config }
+        inert { refresh_interval });
+    let limits = cx.each("resource_monitors", resource_monitors, |cx, m| {
+        fields!(cx, m => overload::ResourceMonitor { config_type } inert { name });
+        let Some(ConfigType::TypedConfig(any)) = config_type else {
+            cx.invalid("typed_config", "is required");
+            return None;
+        };
+        cx.field("typed_config", |cx| {
+            if !is::<DownstreamConnectionsConfig>(&any) {
+                cx.invalid_here(format!(
+                    "resource monitor {} is not supported",
+                    any.type_url
+                ));
+                return None;
+            }
+            let m = cx.unpack::<DownstreamConnectionsConfig>(&any)?;
+            fields!(cx, m => DownstreamConnectionsConfig { max_active_downstream_connections });
+            let limit = usize::try_from(max_active_downstream_connections).ok();
+            if limit.is_none_or(|limit| limit == 0) {
+                cx.invalid("max_active_downstream_connections", "must be above 0");
+            }
+            limit
+        })
+    });
+    limits.into_iter().min()
 }
 
 fn unique<'a>(cx: &mut Decoding, path: &str, names: impl Iterator<Item = &'a Name>) {

@@ -6,6 +6,7 @@ pub(crate) use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 pub(crate) use envoy_types::pb::envoy::config::core::v3 as core;
 pub(crate) use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 pub(crate) use envoy_types::pb::envoy::config::listener::v3 as listener;
+pub(crate) use envoy_types::pb::envoy::config::overload::v3 as overload;
 pub(crate) use envoy_types::pb::envoy::config::rbac::v3 as rbac;
 pub(crate) use envoy_types::pb::envoy::config::route::v3 as route;
 pub(crate) use envoy_types::pb::envoy::config::trace::v3 as trace;
@@ -28,6 +29,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies as lb
 pub(crate) use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
 pub(crate) use envoy_types::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3 as mtls_authenticated;
 pub(crate) use envoy_types::pb::envoy::extensions::request_id::uuid::v3 as request_id;
+pub(crate) use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3 as downstream_connections;
 pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub(crate) use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;

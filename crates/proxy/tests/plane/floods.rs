@@ -2,6 +2,7 @@
 //! counted, and is nobody else's trouble. What each limit counts is beside the code (`http2/guard/tests.rs`).
 
 mod busy;
+mod crowd;
 mod downstream;
 mod upstream;
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use ripstop_proxy::listener::Most;
 
 #[derive(clap::Args)]
 #[command(
@@ -33,6 +34,20 @@ pub(crate) struct Options {
     /// Seconds that connections may take to end after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = 45)]
     drain_time: u64,
+    /// Connections of clients that may be open at once; those beyond are closed. If not given: what the bootstrap says
+    /// (overload_manager, global_downstream_max_connections), else half of what `ulimit -Hn` grants
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_connections: Option<usize>,
+    /// The same for the clients of one address; without limit if not given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_connections_per_address: Option<usize>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a number above 0 is needed".to_owned()),
+        Ok(number) => Ok(number),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -56,10 +71,19 @@ impl Options {
             return Ok(ExitCode::SUCCESS);
         }
         crate::log::start("info")?;
+        let possible = Most::of_descriptors(crate::descriptors::raise());
+        let most = Most {
+            all: self
+                .max_connections
+                .or(bootstrap.max_connections)
+                .unwrap_or(possible.all),
+            of_address: self.max_connections_per_address,
+        };
         crate::standalone::serve(
             bootstrap,
             self.workers,
             Duration::from_secs(self.drain_time),
+            most,
         )
     }
 }

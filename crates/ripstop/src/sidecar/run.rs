@@ -22,6 +22,7 @@ use ripstop_proxy::Running;
 use ripstop_proxy::admin::{Admin, Face};
 use ripstop_proxy::discovery::Settings;
 use ripstop_proxy::discovery::follow::{self, Follower, Resolver};
+use ripstop_proxy::listener::Most;
 use ripstop_telemetry::Registry;
 use ripstop_telemetry::export::Spans;
 use ripstop_wire::node::Node;
@@ -161,6 +162,7 @@ fn start(
         }),
         secrets: Vec::new(),
         drain_time: config.drain,
+        most: Most::of_descriptors(crate::descriptors::raise()),
     })?;
     Ok(running)
 }

@@ -469,6 +469,7 @@ static_resources:
         identity: None,
         secrets: Vec::new(),
         drain_time: Duration::ZERO,
+        most: ripstop_proxy::listener::Most::UNLIMITED,
     })
     .expect("threads")
 }

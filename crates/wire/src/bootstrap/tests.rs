@@ -131,3 +131,32 @@ fn broken_text_is_an_error_with_a_place() {
         assert!(problems.contains(want), "{text:?}: {problems}");
     }
 }
+
+#[test]
+fn of_what_may_be_too_much_connections_are_counted() {
+    let monitored = |name: &str, message: &str| {
+        let url = format!("type.googleapis.com/envoy.extensions.resource_monitors.{message}");
+        parse(&format!(
+            "overload_manager: {{resource_monitors: [{{name: {name}, typed_config: {{\"@type\": {url}}}}}]}}"
+        ))
+    };
+    const CONNECTIONS: &str = "downstream_connections.v3.DownstreamConnectionsConfig";
+    let limited = format!("{CONNECTIONS}, max_active_downstream_connections: 7");
+    assert_eq!(
+        monitored("limit", &limited).unwrap().max_connections,
+        Some(7)
+    );
+    for (message, want) in [
+        (
+            CONNECTIONS,
+            "max_active_downstream_connections: must be above 0",
+        ),
+        ("fixed_heap.v3.FixedHeapConfig", "is not supported"),
+    ] {
+        let problems = monitored("other", message).unwrap_err().to_string();
+        assert!(problems.contains(want), "{problems}");
+    }
+    let actions = "overload_manager: {actions: [{name: envoy.overload_actions.shrink_heap}]}";
+    let problems = parse(actions).unwrap_err().to_string();
+    assert!(problems.contains("overload_manager.actions"), "{problems}");
+}
