@@ -16,6 +16,7 @@ use ripstop_model::snapshot::http::Codec;
 use ripstop_model::snapshot::listener::{Direction, Terminal, TransportProtocol};
 use tokio::net::TcpStream;
 
+use crate::admission::Place;
 use crate::detect::probe::Decision;
 use crate::downstream;
 use crate::http2;
@@ -174,7 +175,7 @@ pub(crate) async fn serve(
     name: Name,
     mut stream: TcpStream,
     mut peer: SocketAddr,
-    _place: listener::Place,
+    _place: Place,
 ) {
     let opened = tokio::time::Instant::now();
     let view = worker.view();

@@ -14,6 +14,7 @@
 )]
 
 pub mod admin;
+pub mod admission;
 pub mod attempt;
 mod background;
 pub mod balance;
@@ -112,7 +113,7 @@ pub struct Options {
     /// How long [`Running::drain`] lets requests go on.
     pub drain_time: Duration,
     /// Downstream connections that may be open at once.
-    pub most: listener::Most,
+    pub most: admission::Most,
 }
 
 /// What a sidecar has beyond a proxy: a foot in its application's namespace.
@@ -166,7 +167,7 @@ pub struct Shared {
     pub sockets: Option<Arc<dyn Sockets>>,
     pub attributor: Option<Arc<Attributor>>,
     pub counters: Counters,
-    pub(crate) admission: Arc<listener::Admission>,
+    pub(crate) admission: Arc<admission::Admission>,
     pub node: Arc<str>,
     pub registry: Arc<ripstop_telemetry::Registry>,
     pub spans: Option<ripstop_telemetry::export::Spans>,
@@ -325,7 +326,7 @@ pub fn run(options: Options) -> Result<Running, StartError> {
         sockets,
         attributor,
         counters: Counters::default(),
-        admission: listener::Admission::new(options.most),
+        admission: admission::Admission::new(options.most),
         node: options.node,
         registry: options.registry,
         spans: options.spans,

@@ -3,7 +3,6 @@
 //!
 //! Sockets outlive configurations: a listener that stays at its address keeps its sockets, whatever else of it changes.
 
-mod admission;
 pub mod chain;
 pub(crate) mod proxy_protocol;
 
@@ -20,8 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub use self::admission::Most;
-pub(crate) use self::admission::{Admission, Full, Place};
+use crate::admission::Full;
 use crate::connection;
 use crate::worker::Worker;
 

@@ -271,7 +271,7 @@ mod tests {
             secrets: Vec::new(),
             identity: None,
             drain_time: Duration::ZERO,
-            most: crate::listener::Most::UNLIMITED,
+            most: crate::admission::Most::UNLIMITED,
         })
         .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -113,7 +113,7 @@ fn start(text: &str, table: Arc<Table>) -> Running {
         workload: None,
         identity: None,
         secrets: Vec::new(),
-        most: ripstop_proxy::listener::Most::UNLIMITED,
+        most: ripstop_proxy::admission::Most::UNLIMITED,
         drain_time: Duration::from_secs(5),
     })
     .expect("threads");

@@ -101,7 +101,7 @@ fn start() -> Proxy {
         secrets: Vec::new(),
         identity: None,
         drain_time: Duration::from_secs(5),
-        most: crate::listener::Most::UNLIMITED,
+        most: crate::admission::Most::UNLIMITED,
     })
     .unwrap();
     wait::until_true(wait::GENEROUS, "ready", || running.ready());

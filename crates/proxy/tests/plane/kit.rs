@@ -90,7 +90,7 @@ pub(crate) fn options(text: &str, workers: usize) -> Options {
         identity: None,
         secrets: Vec::new(),
         drain_time: Duration::from_secs(5),
-        most: ripstop_proxy::listener::Most::UNLIMITED,
+        most: ripstop_proxy::admission::Most::UNLIMITED,
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use ripstop_proxy::listener::Most;
+use ripstop_proxy::admission::Most;
 
 #[derive(clap::Args)]
 #[command(

@@ -469,7 +469,7 @@ static_resources:
         identity: None,
         secrets: Vec::new(),
         drain_time: Duration::ZERO,
-        most: ripstop_proxy::listener::Most::UNLIMITED,
+        most: ripstop_proxy::admission::Most::UNLIMITED,
     })
     .expect("threads")
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use ripstop_proxy::listener::Most;
+use ripstop_proxy::admission::Most;
 use ripstop_testkit::http::Client;
 use ripstop_testkit::upstream::Upstream;
 use ripstop_testkit::wait;
