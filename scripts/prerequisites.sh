@@ -32,6 +32,7 @@ tests=(
   curl:curl
   h2load:nghttp2-client     # a client that asks as much as it can
   runuser:util-linux
+  valgrind:valgrind         # counts instructions
 )
 
 case $want in

@@ -9,6 +9,7 @@ use anyhow::ensure;
 
 mod binary;
 mod http;
+mod instructions;
 mod mesh;
 mod peer;
 mod process;
@@ -18,6 +19,7 @@ mod subject;
 mod tcp;
 mod trace;
 
+pub(crate) use instructions::run as instructions;
 pub(crate) use peer::run as peer;
 use report::Report;
 
@@ -32,15 +34,7 @@ pub(crate) fn run(root: &Path, sections: &[&str]) -> anyhow::Result<ExitCode> {
             SECTIONS.join(", ")
         );
     }
-    let ripstop = match std::env::var_os("RIPSTOP_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => root.join("target/release/ripstop"),
-    };
-    ensure!(
-        ripstop.is_file(),
-        "{} is missing: run `make bench`",
-        ripstop.display()
-    );
+    let ripstop = program(root, "release")?;
     let mut report = Report::start(&ripstop);
     let wanted = |name| sections.is_empty() || sections.contains(&name);
     if wanted("binary") {
@@ -84,6 +78,20 @@ impl Spread {
     fn median(&self) -> f64 {
         self.at(0.5)
     }
+}
+
+/// RIPSTOP_BIN, or what a profile has built.
+fn program(root: &Path, profile: &str) -> anyhow::Result<PathBuf> {
+    let program = match std::env::var_os("RIPSTOP_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => root.join("target").join(profile).join("ripstop"),
+    };
+    ensure!(
+        program.is_file(),
+        "{} is missing: cargo build --profile {profile} --package ripstop",
+        program.display()
+    );
+    Ok(program)
 }
 
 #[cfg(test)]

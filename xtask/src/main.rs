@@ -1,5 +1,5 @@
 //! What is done twice: `cargo xtask tidy` checks the crate edges and the invariants, `cargo xtask bench` measures,
-//! `cargo xtask order` renews the order of the binary's functions.
+//! `cargo xtask instructions` compares what a request costs, `cargo xtask order` renews the order of the binary's functions.
 
 mod bench;
 mod order;
@@ -12,6 +12,8 @@ const USAGE: &str = "\
 usage: cargo xtask tidy                check the crate edges and the invariants of ARCHITECTURE.md
        cargo xtask bench [SECTION…]    measure target/release/ripstop (or RIPSTOP_BIN) beside its peers: binary, http,
                                        tcp, connect, memory
+       cargo xtask instructions        compare the instructions per request of target/quick/ripstop (or RIPSTOP_BIN) with
+                                       xtask/instructions.tsv (needs valgrind)
        cargo xtask order               renew crates/ripstop/sidecar.order (needs valgrind; some minutes)";
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -19,6 +21,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy::run(root()?),
         ["bench", ref sections @ ..] => bench::run(root()?, sections),
+        ["instructions"] => bench::instructions(root()?),
         ["order"] => order::run(root()?).map(|()| ExitCode::SUCCESS),
         ["bench-peer", ref arguments @ ..] => bench::peer(arguments),
         _ => {

@@ -96,7 +96,8 @@ const WORKLOADS: [Workload; 6] = [
 
 pub(super) fn measure(root: &Path, ripstop: &Path, report: &mut Report) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let ground = Ground::new(root, ripstop, folder.path())?;
+    let program = [ripstop.into()];
+    let ground = Ground::new(root, &program, folder.path())?;
     let _backend = ground.backend()?;
     for workload in &WORKLOADS {
         let mut subjects = ground.subjects(workload.shape)?;

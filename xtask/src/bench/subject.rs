@@ -2,6 +2,7 @@
 //!
 //! Each proxy has one worker pinned to processor 0; load and backend share the others.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +49,10 @@ impl Subject {
         Ok(seconds)
     }
 
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.processes.iter().map(Running::pid)
+    }
+
     pub(super) fn rss(&self) -> f64 {
         self.processes
             .iter()
@@ -59,7 +64,8 @@ impl Subject {
 /// What all workloads stand on.
 pub(super) struct Ground<'g> {
     root: &'g Path,
-    ripstop: &'g Path,
+    /// The program, below others if need be, without arguments.
+    ripstop: &'g [OsString],
     folder: &'g Path,
     /// The processors of load and backend.
     pub(super) others: String,
@@ -68,7 +74,7 @@ pub(super) struct Ground<'g> {
 impl<'g> Ground<'g> {
     pub(super) fn new(
         root: &'g Path,
-        ripstop: &'g Path,
+        ripstop: &'g [OsString],
         folder: &'g Path,
     ) -> anyhow::Result<Ground<'g>> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -94,45 +100,54 @@ impl<'g> Ground<'g> {
             Shape::TcpPair => &["ripstop", "envoy", "haproxy"],
             Shape::Policies => &["ripstop", "ripstop, 1 route"],
         };
-        let mut subjects = Vec::new();
-        for (at, name) in names.iter().copied().enumerate() {
-            let port = BACKEND + 1 + 2 * at as u16;
-            let (to, keys) = (BACKEND, self.folder);
-            let http = |routes, rules| Kind::Http { routes, rules };
-            let (kind, pair) = match shape {
-                Shape::Hop => (http(1, 0), false),
-                Shape::Pair => (http(1, 0), true),
-                Shape::Policies if at == 0 => (http(500, 50), false),
-                Shape::Policies => (http(1, 1), false),
-                Shape::TcpHop => (Kind::Tcp, false),
-                Shape::TcpPair => (Kind::Tcp, true),
-            };
-            let job = |to, tls| Job { to, kind, tls };
-            let jobs = match pair {
-                false => vec![(port, job(to, Tls::None))],
-                true => vec![
-                    (port + 1, job(to, Tls::Terminate(keys))),
-                    (port, job(port + 1, Tls::Originate(keys))),
-                ],
-            };
-            let mut processes = Vec::new();
-            for (port, job) in jobs {
-                let process = Running::start(&mut self.proxy(name, port, job)?)?;
-                wait_for(port).with_context(|| format!("{name} does not listen on {port}"))?;
-                processes.push(process);
-            }
-            let mut subject = Subject {
-                name,
-                port,
-                processes,
-                idle: f64::NAN,
-                costs: Vec::new(),
-                rates: Vec::new(),
-            };
-            subject.idle = subject.rss();
-            subjects.push(subject);
+        let numbered = names.iter().copied().enumerate();
+        numbered
+            .map(|(at, name)| self.subject(shape, at, name))
+            .collect()
+    }
+
+    /// The subject at this place among those of a workload.
+    pub(super) fn subject(
+        &self,
+        shape: Shape,
+        at: usize,
+        name: &'static str,
+    ) -> anyhow::Result<Subject> {
+        let port = BACKEND + 1 + 2 * at as u16;
+        let (to, keys) = (BACKEND, self.folder);
+        let http = |routes, rules| Kind::Http { routes, rules };
+        let (kind, pair) = match shape {
+            Shape::Hop => (http(1, 0), false),
+            Shape::Pair => (http(1, 0), true),
+            Shape::Policies if at == 0 => (http(500, 50), false),
+            Shape::Policies => (http(1, 1), false),
+            Shape::TcpHop => (Kind::Tcp, false),
+            Shape::TcpPair => (Kind::Tcp, true),
+        };
+        let job = |to, tls| Job { to, kind, tls };
+        let jobs = match pair {
+            false => vec![(port, job(to, Tls::None))],
+            true => vec![
+                (port + 1, job(to, Tls::Terminate(keys))),
+                (port, job(port + 1, Tls::Originate(keys))),
+            ],
+        };
+        let mut processes = Vec::new();
+        for (port, job) in jobs {
+            let process = Running::start(&mut self.proxy(name, port, job)?)?;
+            wait_for(port).with_context(|| format!("{name} does not listen on {port}"))?;
+            processes.push(process);
         }
-        Ok(subjects)
+        let mut subject = Subject {
+            name,
+            port,
+            processes,
+            idle: f64::NAN,
+            costs: Vec::new(),
+            rates: Vec::new(),
+        };
+        subject.idle = subject.rss();
+        Ok(subject)
     }
 
     fn proxy(&self, name: &str, port: u16, job: Job<'_>) -> anyhow::Result<Command> {
@@ -160,7 +175,7 @@ impl<'g> Ground<'g> {
             }
             _ => {
                 let arguments = ["proxy", "--workers", "1", "--bootstrap"];
-                command.arg(self.ripstop).args(arguments).arg(&file);
+                command.args(self.ripstop).args(arguments).arg(&file);
                 config::bootstrap(port, job)
             }
         };

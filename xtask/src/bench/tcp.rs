@@ -26,7 +26,8 @@ const WORKLOADS: [(Shape, &str, &str, f64, &str); 2] = [
 
 pub(super) fn measure(root: &Path, ripstop: &Path, report: &mut Report) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let ground = Ground::new(root, ripstop, folder.path())?;
+    let program = [ripstop.into()];
+    let ground = Ground::new(root, &program, folder.path())?;
     let peer = |arguments: &[&str]| -> anyhow::Result<_> {
         let mut command = pinned(&ground.others);
         command.arg(std::env::current_exe()?).arg("bench-peer");
