@@ -26,9 +26,14 @@ tests=(
   mariadb:mariadb-client-core
   /usr/lib/postgresql:postgresql  # a client that asks for TLS first; it is not started either (scripts/lib.sh)
   psql:postgresql-client
-  musl-gcc:musl-tools       # a static program, for the resolver tests
+  musl-gcc:musl-tools       # static programs, for the resolver tests and for what the kernel sees
   go:golang-go              # one that brings a resolver of its own
   /usr/share/doc/ruby-webrick:ruby-webrick  # a server of a thread per connection
+  puma:puma                 # one that waits for all connections together
+  gunicorn:gunicorn         # one of processes that accept together
+  php:php-cli
+  /usr/share/doc/php-fpm:php-fpm  # behind nginx
+  /usr/lib/python3/dist-packages/grpc/__init__.py:python3-grpcio  # a real gRPC application
   curl:curl
   h2load:nghttp2-client     # a client that asks as much as it can
   runuser:util-linux

@@ -11,6 +11,7 @@ mod namespace;
 mod network;
 mod sockets;
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
+
+use ripstop_model::seam::Producer;
 
 use crate::descriptors;
 use crate::link::{Failure, FromKeeper, Handover, KEEPER_CONTROL, KEEPER_SPEC, Role, ToKeeper};
@@ -102,6 +105,8 @@ struct Keeper<'a> {
     sockets: Sockets,
     /// The folder of the tracing hooks, as the app sees it, and the table in it.
     hooks: Option<(String, OwnedFd)>,
+    /// `/proc`, for the sidecar to find programs in that the kernel is to follow.
+    processes: Option<OwnedFd>,
     /// The living sidecar's queues; none between two sidecars.
     supplies: Option<Supplies>,
     app: Option<Pid>,
@@ -132,6 +137,12 @@ impl<'a> Keeper<'a> {
         // Last: until here the keeper needs the host's files itself.
         mounts::private_files(spec, rank)?;
         let hooks = mounts::hooks(spec)?;
+        // A workload without ports serves no requests.
+        let kernel = spec.hooks.contains(&Producer::Kernel) && !spec.target_ports.is_empty();
+        let processes = kernel.then(|| File::open("/proc").map(OwnedFd::from));
+        let processes = processes
+            .transpose()
+            .map_err(|error| setup("/proc", error))?;
         let limits = app::Limits::raise();
         report(control, &FromKeeper::Ready { notes });
         Ok(Keeper {
@@ -141,6 +152,7 @@ impl<'a> Keeper<'a> {
             signals,
             sockets,
             hooks,
+            processes,
             supplies: None,
             app: None,
             limits,
@@ -252,9 +264,14 @@ impl<'a> Keeper<'a> {
             roles.push(Role::Causes);
             raw.push(table.as_raw_fd());
         }
+        if let Some(processes) = &self.processes {
+            roles.push(Role::Processes);
+            raw.push(processes.as_raw_fd());
+        }
         let handover = Handover {
             roles,
             addresses: self.spec.addresses,
+            target_ports: self.spec.target_ports.clone(),
             host_ports: self.spec.host_ports.clone(),
             resolver: self.spec.resolver.clone(),
         };

@@ -64,6 +64,8 @@ pub enum Failure {
 pub(crate) struct Handover {
     pub(crate) roles: Vec<Role>,
     pub(crate) addresses: Addresses,
+    /// Where the app accepts requests.
+    pub(crate) target_ports: Vec<u16>,
     pub(crate) host_ports: Vec<u16>,
     pub(crate) resolver: HostResolver,
 }
@@ -80,6 +82,8 @@ pub(crate) enum Role {
     Supply(Kind),
     /// The table of [`crate::trace`].
     Causes,
+    /// The workload's `/proc`, where programs are looked for that the kernel is to follow.
+    Processes,
 }
 
 /// What a supply holds.

@@ -30,7 +30,8 @@ use crate::descriptors::{self, Line};
 use crate::dns;
 use crate::host_ports;
 use crate::link::{Handover, Kind, Order, Report, Role};
-use crate::trace::Table;
+use crate::trace::kernel::{self, Scope};
+use crate::trace::{Known, Table};
 use crate::udp;
 use crate::workload::Addresses;
 
@@ -53,7 +54,7 @@ pub struct Inherited {
     pub background: Background,
     pub supervisor: Supervisor,
     /// What causes the application's outbound requests; `None`: no hook was wanted.
-    pub causes: Option<Table>,
+    pub causes: Option<Known>,
     /// The workload's own addresses.
     pub addresses: Addresses,
 }
@@ -96,7 +97,7 @@ impl Inherited {
         let mut host_listeners = Vec::new();
         let mut interceptors = Vec::new();
         let mut supplies = Vec::new();
-        let mut causes = None;
+        let (mut table, mut processes) = (None, None);
         for (role, descriptor) in handover.roles.into_iter().zip(passed) {
             match role {
                 Role::Outbound => outbound.push(TcpListener::from(descriptor)),
@@ -104,10 +105,18 @@ impl Inherited {
                 Role::DnsStreams => dns.streams.push(TcpListener::from(descriptor)),
                 Role::HostPorts => host_listeners.push(TcpListener::from(descriptor)),
                 Role::Datagrams => interceptors.push(UdpSocket::from(descriptor)),
-                Role::Causes => causes = Some(Table::new(descriptor)),
+                Role::Causes => table = Some(Table::new(descriptor)),
+                Role::Processes => processes = Some(descriptor),
                 Role::Supply(kind) => supplies.push((kind, Supply(Line::new(descriptor)?))),
             }
         }
+        let processes = processes.and_then(|processes| {
+            let scope = scope(&outbound, handover.target_ports);
+            Some((processes, scope?))
+        });
+        let causes = table
+            .map(|table| Known::new(table, processes))
+            .transpose()?;
         let supplies = Arc::new(supplies);
         Ok(Inherited {
             outbound,
@@ -129,6 +138,21 @@ impl Inherited {
             causes,
             addresses: handover.addresses,
         })
+    }
+}
+
+/// The workload's network namespace, which its sockets know, and its ports.
+fn scope(outbound: &[TcpListener], ports: Vec<u16>) -> Option<Scope> {
+    match kernel::network(outbound.first()?) {
+        Ok(network) => Some(Scope { network, ports }),
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::warn!(
+                reason,
+                "calls of statically linked programs stay unattributed"
+            );
+            None
+        }
     }
 }
 

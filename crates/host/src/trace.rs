@@ -16,6 +16,9 @@
 //! the outbound connection by a hash and at most [`PROBES`] steps. The sidecar reads with `pread` and believes nothing:
 //! whatever the application does to the file, a read is short or does not fit, and the request is unattributed.
 
+pub mod kernel;
+mod statics;
+
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -23,6 +26,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
+use self::kernel::Scope;
+use self::statics::Statics;
 use ripstop_model::seam::{Cause, Causes, Ends, Producer};
 
 const MAGIC: &[u8; 8] = b"ripstop1";
@@ -88,7 +93,7 @@ fn hook(producer: Producer) -> Option<Hook> {
         Producer::Node => NODE,
         Producer::Python => PYTHON,
         Producer::Preload => PRELOAD,
-        // Not built yet: nobody asks for it.
+        // It is put into nothing.
         Producer::Kernel => return None,
     };
     // Empty: not for this processor.
@@ -178,6 +183,39 @@ impl Causes for Table {
         begin[..4].copy_from_slice(&sequence.to_le_bytes());
         // A table that cannot be written has nothing to forget.
         let _ = self.0.write_all_at(&begin, at);
+    }
+}
+
+/// All that is said of a workload's calls.
+#[derive(Debug)]
+pub struct Known {
+    table: Table,
+    /// `None`: not wanted.
+    statics: Option<Statics>,
+}
+
+impl Known {
+    /// `processes` is the workload's `/proc`, where the kernel's word on programs in it is wanted.
+    pub(crate) fn new(table: Table, processes: Option<(OwnedFd, Scope)>) -> io::Result<Known> {
+        let watch = |(processes, scope)| Statics::watch(processes, scope);
+        Ok(Known {
+            table,
+            statics: processes.map(watch).transpose()?,
+        })
+    }
+}
+
+impl Causes for Known {
+    fn cause(&self, outbound: Ends) -> Option<Cause> {
+        let statics = || self.statics.as_ref()?.cause(outbound);
+        self.table.cause(outbound).or_else(statics)
+    }
+
+    fn forget(&self, outbound: Ends) {
+        self.table.forget(outbound);
+        if let Some(statics) = &self.statics {
+            statics.forget(outbound);
+        }
     }
 }
 

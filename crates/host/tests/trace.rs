@@ -5,6 +5,9 @@
 
 use std::process::Command;
 
+#[path = "trace/kernel.rs"]
+mod kernel;
+
 /// The shared object that the keeper mounts.
 const PRELOAD: &str = concat!(env!("OUT_DIR"), "/preload.so");
 
@@ -27,18 +30,35 @@ fn run(name: &str, arguments: &[&str]) {
     println!("{}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// Drives with the producer in the kernel, where that is permitted.
+fn asked(arguments: &[&str]) {
+    match kernel::Served::new() {
+        Some(kernel) => {
+            let path = kernel.path();
+            run("drive.py", &[&["--kernel", &path], arguments].concat());
+        }
+        None => run("drive.py", arguments),
+    }
+}
+
 #[test]
 fn every_call_is_attributed_to_the_request_that_made_it_or_to_none() {
     let few = ["--preload", PRELOAD, "--requests", "2", "--parallel", "6"];
-    let kinds = ["python", "node", "ruby", "c", "go"];
+    let kinds = ["python", "node", "ruby", "php", "c"];
     run("drive.py", &[&few[..], &kinds].concat());
+}
+
+/// Programs that nothing can be put into, and the producer in the kernel.
+#[test]
+fn what_the_kernel_sees_is_the_request_that_made_the_call_or_none() {
+    asked(&["--requests", "2", "--parallel", "4", "static", "go"]);
 }
 
 /// The whole table of docs/tracing.md, Java included.
 #[cfg(feature = "long")]
 #[test]
 fn every_call_is_attributed_to_the_request_that_made_it_or_to_none_however_often() {
-    run("drive.py", &["--preload", PRELOAD]);
+    asked(&["--preload", PRELOAD]);
 }
 
 #[test]

@@ -150,9 +150,20 @@ fn meshes(analysis: &Analysis) -> Vec<(&str, &Mesh)> {
 }
 
 fn replicas<'a>(mesh: &'a Mesh, folder: &'a Path) -> impl Iterator<Item = Wanted> + use<'a> {
+    let hooks = mesh
+        .tracing
+        .as_ref()
+        .and_then(|tracing| tracing.hooks.clone());
+    let hooks = hooks.unwrap_or_default();
     mesh.services.iter().flat_map(move |service| {
+        let hooks = hooks.clone();
         service.workloads.iter().flat_map(move |workload| {
-            (0..workload.replicas()).map(move |replica| wanted(service, workload, replica, folder))
+            let own = workload.hooks.as_ref();
+            let hooks = own.map(|own| own.over(&hooks).producers());
+            (0..workload.replicas()).map(move |replica| Wanted {
+                hooks: hooks.clone(),
+                ..wanted(service, workload, replica, folder)
+            })
         })
     })
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use ripstop_testkit::otlp::{Collector, Span};
 use ripstop_testkit::process::Guard;
 
+#[path = "trace/kernel.rs"]
+mod kernel;
 #[path = "trace/restart.rs"]
 mod restart;
 #[path = "trace/shop.rs"]

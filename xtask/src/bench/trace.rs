@@ -1,7 +1,8 @@
 //! The tracing hooks in real programs → what each adds to the CPU time of a request.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::SystemTime;
 
 use anyhow::{Context, ensure};
@@ -14,11 +15,18 @@ const MOST_SHARE: f64 = 1.2;
 
 pub(super) fn measure(root: &Path, report: &mut Report) -> anyhow::Result<()> {
     report.section("tracing hooks: CPU of a request that makes one call, without and with");
-    let output = Command::new("python3")
+    let kernel = Kernel::start(root)?;
+    let mut command = Command::new("python3");
+    command
         .arg("-B")
         .arg(root.join("crates/host/tests/trace/cost.py"))
         .arg("--preload")
-        .arg(preload(root)?)
+        .arg(preload(root)?);
+    match &kernel.socket {
+        Some(socket) => drop(command.arg("--kernel").arg(socket)),
+        None => report.figure("kernel", "not permitted here: run as root", None),
+    }
+    let output = command
         .output()
         .context("python3: run scripts/prerequisites.sh bench")?;
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -33,7 +41,7 @@ pub(super) fn measure(root: &Path, report: &mut Report) -> anyhow::Result<()> {
         let (without, with) = (figure()?, figure()?);
         let (added, share) = (with - without, with / without);
         let shown = format!("{without:.1} µs, {with:.1} µs: +{added:.1}, × {share:.2}");
-        let bar = match name.starts_with("preload") {
+        let bar = match name.starts_with("preload") || name.starts_with("kernel") {
             true => Bar {
                 text: "+5 µs",
                 met: added <= MOST_US,
@@ -46,6 +54,46 @@ pub(super) fn measure(root: &Path, report: &mut Report) -> anyhow::Result<()> {
         report.figure(name, &shown, Some(bar));
     }
     Ok(())
+}
+
+/// Somebody who loads the producer in the kernel.
+struct Kernel {
+    child: Child,
+    /// `None`: it may not.
+    socket: Option<String>,
+}
+
+impl Kernel {
+    fn start(root: &Path) -> anyhow::Result<Kernel> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args([
+            "run",
+            "--quiet",
+            "--package",
+            "ripstop-host",
+            "--example",
+            "kernel",
+        ]);
+        command
+            .current_dir(root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().context("cargo")?;
+        let mut line = String::new();
+        let told = child.stdout.as_mut().context("its output")?;
+        BufReader::new(told).read_line(&mut line)?;
+        let socket = Some(line.trim().to_owned()).filter(|line| !line.is_empty());
+        Ok(Kernel { child, socket })
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        // Its input ends, and it with it.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
 }
 
 /// The object of the newest build: it is the same in each profile.

@@ -84,6 +84,30 @@ def measure_preload(hooks, folder, rounds):
         yield name, *(min(run[column] for run in each) for each in found)
 
 
+def measure_kernel(path, folder, rounds):
+    """The same, linked statically: with nothing in the kernel, with another workload's programs, and with its own."""
+    built = os.path.join(folder, "static-cost")
+    subprocess.run(["musl-gcc", "-O2", "-static", "-o", built, os.path.join(drive.HERE, "cost.c")], check=True)
+    found = {variant: [] for variant in ("without", "foreign", "own")}
+    for _ in range(5):
+        for variant, each in found.items():
+            words = [built, "follow", str(rounds)]
+            process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            port = int(process.stdout.readline())
+            kernel = drive.Kernel(path)
+            if variant == "own":
+                kernel.follow(port, built)
+            elif variant == "foreign":
+                assert kernel.ask("foreign") == ["done"]
+            told, _ = process.communicate("\n")
+            each.append([float(line) for line in told.split()])
+            kernel.close()
+    for name, column in (("fresh", 0), ("pooled", 1)):
+        without, foreign, own = (min(run[column] for run in each) for each in found.values())
+        yield "kernel " + name, without, own
+        yield "kernel of another workload, " + name, without, foreign
+
+
 class Steady:
     """Ten connections that stay: a thread of the program's that ended would take its time with it."""
 
@@ -111,6 +135,7 @@ async def main():
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--preload", required=True, help="the shared object")
+    parser.add_argument("--kernel", help="a socket of somebody who loads the producer in the kernel")
     parser.add_argument("--hooks", default=drive.HOOKS)
     for kind in ("python", "node", "ruby", "java"):
         parser.add_argument("--" + kind, help="an interpreter")
@@ -126,6 +151,9 @@ async def main():
             print("%s %s\t%.1f\t%.1f" % (kind, name, *figures), flush=True)
         for name, *figures in measure_preload(hooks, folder, arguments.rounds):
             print("preload %s\t%.1f\t%.1f" % (name, *figures), flush=True)
+        if arguments.kernel:
+            for name, *figures in measure_kernel(arguments.kernel, folder, arguments.rounds):
+                print("%s\t%.1f\t%.1f" % (name, *figures), flush=True)
 
 
 asyncio.run(main())

@@ -32,6 +32,7 @@ LATE = ["after", "straggler", "lazy_poller"]
 LOOP = SHARED + ["executor", "pooled"] + LATE
 CALLS = SHARED + ["pool", "upload"] + LATE
 JAVA = SHARED + ["executor", "modern", "after", "straggler"]
+STATIC = ["immediate", "delayed", "sequential", "pooled", "reuse", "after", "fanout", "executor"]
 # Kind of program -> name -> its command, where {} is the interpreter, and its patterns.
 PROGRAMS = {
     "python": {
@@ -40,6 +41,7 @@ PROGRAMS = {
         "forking": ("{} threads.py forking", ["immediate", "delayed"]),
         "reactor-hands-over": ("{} reactor.py hands-over", ["immediate", "pooled"]),
         "reactor-reads": ("{} reactor.py reads", ["immediate", "pooled"]),
+        "gunicorn": ("{} started.py gunicorn", ["immediate", "delayed", "sequential", "executor", "processes"]),
         "streams": ("{} loop.py streams", LOOP),
         "deadlines": ("{} loop.py deadlines", LOOP),
         "per-request": ("{} loop.py per-request", LOOP),
@@ -55,6 +57,11 @@ PROGRAMS = {
     "ruby": {
         "webrick": ("{} server.rb webrick", SHARED + ["executor", "pooled", "reuse"] + LATE),
         "handed": ("{} server.rb handed", ["immediate", "pooled"]),
+        "puma": ("{} server.rb puma", ["immediate", "delayed", "pooled", "executor"]),
+    },
+    "php": {
+        "cli-server": ("python3 started.py php", ["immediate", "delayed", "sequential"]),
+        "fpm": ("python3 started.py fpm", ["immediate", "delayed", "sequential", "after"]),
     },
     "java": {
         "threads": ("{} -cp BUILT Calls threads", JAVA),
@@ -65,27 +72,53 @@ PROGRAMS = {
         "prefork": ("BUILT/threads prefork", ["immediate", "pooled", "after"]),
         "forking": ("BUILT/threads forking", ["immediate", "after"]),
     },
+    "static": {
+        "threads": ("BUILT/static threads", STATIC),
+        "workers": ("BUILT/static workers", STATIC),
+        "prefork": ("BUILT/static prefork", STATIC),
+        "forking": ("BUILT/static forking", STATIC),
+        "handed": ("BUILT/static handed", ["immediate", "pooled"]),
+        "poll": ("BUILT/static poll", ["immediate", "delayed"]),
+        "epoll": ("BUILT/static epoll", ["immediate", "delayed"]),
+    },
     "go": {
         "net-http": ("BUILT/server", SHARED + ["after", "straggler"]),
     },
 }
+# Programs that nothing can be put into.
+IN_KERNEL = ["static", "go"]
 ELSEWHERE = "another thread makes the call"
 LOOPS = "the program waits for all connections together"
 # Where the hooks cannot know, and so must be silent: in a program, or in one pattern of it.
 SILENT = {
     "python reactor-reads": "the program's own loop reads many requests and queues them",
+    "python gunicorn processes": "another process makes the call",
     "python per-connection after": "a task that is still busy with the last answer was not woken up by the next request",
     "ruby webrick fanout": ELSEWHERE,
     "ruby webrick executor": ELSEWHERE,
     "ruby webrick timer": ELSEWHERE,
     "ruby handed": LOOPS,
+    "ruby puma": LOOPS,
+    "php cli-server": LOOPS,
+    "php fpm": "nginx has the request's connection, PHP one of FastCGI",
     "java threads fanout": ELSEWHERE,
     "java threads executor": ELSEWHERE,
     "java threads timer": ELSEWHERE,
     "java threads modern": ELSEWHERE,
     "java pool": LOOPS,
     "c forking": "nothing is followed across a fork",
-    "go net-http": "nothing is put into a static program",
+    "static threads fanout": ELSEWHERE,
+    "static threads executor": ELSEWHERE,
+    "static workers fanout": ELSEWHERE,
+    "static workers executor": ELSEWHERE,
+    "static prefork fanout": ELSEWHERE,
+    "static prefork executor": ELSEWHERE,
+    "static forking fanout": ELSEWHERE,
+    "static forking executor": ELSEWHERE,
+    "static handed": "one thread reads, others work",
+    "static poll": LOOPS,
+    "static epoll": LOOPS,
+    "go net-http": "goroutines change threads, and never wait in a read",
 }
 
 
@@ -142,6 +175,37 @@ class Table:
         return sum(1 for slot in range(SLOTS) if self.map[HEADER + slot * SLOT + 4])
 
 
+class Kernel:
+    """The producer in the kernel, of which the test has the maps: a question and an answer a line."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.lines = self.socket.makefile("r")
+
+    def ask(self, *words):
+        self.socket.sendall((" ".join(words) + "\n").encode())
+        return self.lines.readline().split()
+
+    def follow(self, port, executable):
+        assert self.ask("follow", str(port), executable) == ["done"]
+
+    def close(self):
+        """Takes out of the kernel again what was loaded."""
+        self.ask("end")
+        self.socket.close()
+
+    def serves(self, key):
+        words = self.ask("cause", key.hex())
+        return (bytes.fromhex(words[0]), int(words[1])) if words else None
+
+    sequence = serves
+
+    def free(self, key, said):
+        if said == self.serves(key):
+            self.ask("forget", key.hex())
+
+
 class Inbound:
     """A sidecar's connection to the program: one request at a time."""
 
@@ -151,6 +215,7 @@ class Inbound:
         self.serving = None
 
     async def open(self, port):
+        self.sent, self.over = 0, False
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
         name = self.writer.get_extra_info
         self.key = key(name("peername"), name("sockname"))
@@ -172,6 +237,7 @@ class Inbound:
         else:
             await self.reader.readexactly(2)
         self.serving = None
+        self.over = b"connection: close" in head.lower()
 
     def write(self, data):
         self.sent += len(data)
@@ -206,6 +272,8 @@ class Sidecar:
                     await reader.readuntil(b"0\r\n\r\n")
                 await asyncio.sleep(random.random() * 0.004)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                if b"connection: close" in head.lower():
+                    break
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -243,6 +311,11 @@ class Sidecar:
             for _ in range(max(2, requests // connections)):
                 self.ids += 1
                 id = self.ids
+                if inbound.over:
+                    del self.inbound[inbound.key]
+                    inbound.writer.close()
+                    await inbound.open(port)
+                    self.inbound[inbound.key] = inbound
                 await asyncio.wait_for(inbound.ask(id, pattern), 60)
                 if pattern not in ("straggler",):
                     assert self.seen[str(id)], "request %d made no call" % id
@@ -260,6 +333,7 @@ def build(kinds, folder):
     here = lambda name: os.path.join(HERE, name)
     commands = {
         "c": ["cc", "-O2", "-pthread", "-o", os.path.join(folder, "threads"), here("threads.c")],
+        "static": ["musl-gcc", "-O2", "-static", "-o", os.path.join(folder, "static"), here("threads.c")],
         "go": ["go", "build", "-o", os.path.join(folder, "server"), here("server.go")],
         "java": ["javac", "-d", folder, here("Calls.java")],
     }
@@ -294,19 +368,25 @@ def environment(hooks, table, kinds):
     return found
 
 
-async def program(name, command, patterns, arguments, hooks, table):
+async def program(name, command, patterns, arguments, hooks, files, table):
     """Starts a program and runs its cells. Gives lines to print, and how many cells are not as they should be."""
     sidecar = Sidecar(table)
     leaf = await asyncio.start_server(sidecar.leaf, "127.0.0.1", 0, backlog=256)
     command = command + [str(leaf.sockets[0].getsockname()[1])]
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, env=environment(hooks, table, PROGRAMS), cwd=HERE
+        *command, stdout=asyncio.subprocess.PIPE, env=environment(hooks, files, PROGRAMS), cwd=HERE
     )
     lines, bad = [], 0
     try:
         port = int(await asyncio.wait_for(process.stdout.readline(), 60))
+        if isinstance(table, Kernel):
+            table.follow(port, command[0])
+            # The first requests show what the program is.
+            await sidecar.run(port, "immediate", 4, 12)
         for pattern in patterns:
             why = SILENT.get(name) or SILENT.get(name + " " + pattern)
+            if name.startswith("static") and table is files:
+                why = "the kernel is not asked"
             line = "%-26s %-12s" % (name, pattern)
             for connections, requests in ((1, arguments.requests), (50, 12 * arguments.requests)):
                 cell = await sidecar.run(port, pattern, connections, requests)
@@ -328,6 +408,7 @@ async def main():
     parser.add_argument("--preload", help="the shared object; without it programs in Ruby, Java and C go without")
     for kind in ("python", "node", "ruby", "java"):
         parser.add_argument("--" + kind, action="append", help="an interpreter, as often as there are any")
+    parser.add_argument("--kernel", help="a socket of somebody who has loaded the producer in the kernel")
     parser.add_argument("--requests", type=int, default=12, help="per cell; twelve times as many at 50 in flight")
     parser.add_argument("--pattern", action="append", help="only these")
     parser.add_argument("--parallel", type=int, default=1, help="programs at a time")
@@ -335,16 +416,20 @@ async def main():
     arguments = parser.parse_args()
     turn = asyncio.Semaphore(arguments.parallel)
 
-    async def one(*what):
+    async def one(kind, *what):
         async with turn:
-            return await program(*what, arguments, hooks, table)
+            # As in a workload: its own.
+            table = Table(os.path.join(folder, "table%d" % len(tables)))
+            tables.append(table)
+            where = Kernel(arguments.kernel) if kind in IN_KERNEL and arguments.kernel else table
+            return await program(*what, arguments, hooks, table, where)
 
     def wanted(kind, name):
         return not arguments.programs or kind in arguments.programs or kind + ":" + name in arguments.programs
 
     chosen = [(kind, name) for kind, programs in PROGRAMS.items() for name in programs if wanted(kind, name)]
     with tempfile.TemporaryDirectory() as folder:
-        table, running = Table(os.path.join(folder, "table")), []
+        tables, running = [], []
         hooks = mounted(folder, arguments.hooks, arguments.preload)
         build({kind for kind, _ in chosen}, folder)
         for kind, name in chosen:
@@ -353,7 +438,7 @@ async def main():
             for interpreter in getattr(arguments, kind, None) or default:
                 words = command.replace("BUILT", folder).replace("{}", interpreter).split()
                 patterns = [p for p in patterns if not arguments.pattern or p in arguments.pattern]
-                running.append(asyncio.ensure_future(one(kind + " " + name, words, patterns)))
+                running.append(asyncio.ensure_future(one(kind, kind + " " + name, words, patterns)))
         print("%-39s  %-40s  %s" % ("", "1 in flight", "50 in flight"))
         failed = 0
         for task in running:
@@ -361,8 +446,9 @@ async def main():
             failed += bad
             print("\n".join(lines), flush=True)
         await asyncio.sleep(0.1)
-        print("%d cells are not as they should be, %d rows left behind" % (failed, table.taken()))
-        return 1 if failed or table.taken() else 0
+        taken = sum(table.taken() for table in tables)
+        print("%d cells are not as they should be, %d rows left behind" % (failed, taken))
+        return 1 if failed or taken else 0
 
 
 if __name__ == "__main__":

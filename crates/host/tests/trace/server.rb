@@ -1,5 +1,5 @@
-# WEBrick, a thread per connection, and Net::HTTP. `server.rb KIND LEAF_PORT` prints its own port; KIND is webrick, or
-# handed: a thread that waits for all connections together and hands the readable ones to a pool.
+# WEBrick, a thread per connection, and Net::HTTP. `server.rb KIND LEAF_PORT` prints its own port; KIND is webrick;
+# puma; or handed: a thread that waits for all connections together and hands the readable ones to a pool.
 require "net/http"
 require "socket"
 require "webrick"
@@ -143,8 +143,20 @@ end
 Thread.new { poll("/background") }
 $stdout.sync = true
 trap("TERM") { exit! }
-if KIND == "handed"
+case KIND
+when "handed"
   hand_over
+when "puma"
+  require "puma"
+  app = lambda do |request|
+    request["rack.input"].read
+    query = request["QUERY_STRING"]
+    PATTERNS.fetch(query[/pattern=(\w+)/, 1]).call(query[/id=(\d+)/, 1])
+    [200, { "Content-Length" => "2" }, ["ok"]]
+  end
+  server = Puma::Server.new(app, Puma::Events.strings, min_threads: 4, max_threads: 16)
+  puts server.add_tcp_listener("127.0.0.1", 0).local_address.ip_port
+  server.run.join
 else
   server = Server.new(BindAddress: "127.0.0.1", Port: 0, MaxClients: 200, Logger: WEBrick::Log.new(File::NULL), AccessLog: [])
   puts server.listeners[0].addr[1]

@@ -121,15 +121,29 @@ record! {
         python: Option<bool>,
         /// A shared object for programs of any language whose threads serve one request at a time; unset is on.
         preload: Option<bool>,
+        /// What the kernel sees of statically linked programs whose threads serve one request at a time, where it permits
+        /// to look; unset is on.
+        kernel: Option<bool>,
     }
 }
 
 impl Hooks {
+    /// What is unset here is as in `others`.
+    pub fn over(&self, others: &Hooks) -> Hooks {
+        Hooks {
+            node: self.node.or(others.node),
+            python: self.python.or(others.python),
+            preload: self.preload.or(others.preload),
+            kernel: self.kernel.or(others.kernel),
+        }
+    }
+
     pub fn producers(&self) -> Vec<Producer> {
         let wanted = [
             (self.node.unwrap_or(false), Producer::Node),
             (self.python.unwrap_or(true), Producer::Python),
             (self.preload.unwrap_or(true), Producer::Preload),
+            (self.kernel.unwrap_or(true), Producer::Kernel),
         ];
         let wanted = wanted.into_iter().filter(|(wanted, _)| *wanted);
         wanted.map(|(_, producer)| producer).collect()
@@ -253,6 +267,8 @@ record! {
         host_ports: Vec<u16>,
         /// Unset is on-failure.
         restart: Option<Restart>,
+        /// In place of the mesh's; what is unset in it stays as the mesh has it.
+        hooks: Option<Hooks>,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ripstop_control::api::message::{Port, Register, Status};
 use ripstop_host::supervise::Exit;
+use ripstop_host::trace::kernel;
 use ripstop_model::intent::mesh::Restart;
 use ripstop_model::seam::Producer;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +59,7 @@ pub(crate) struct Options {
     /// Run it as this user
     #[arg(long)]
     user: Option<String>,
-    /// Tracing hooks, in place of the mesh's: any of node, python, preload, separated by commas, or none
+    /// Tracing hooks, in place of the mesh's: any of node, python, preload, kernel, separated by commas, or none
     #[arg(long, value_name = "HOOKS", value_parser = hooks)]
     hooks: Option<Hooks>,
     /// How long what is under way may take to end before the command is stopped; unset: as the mesh says
@@ -201,8 +202,20 @@ impl Options {
             host_ports: self.host_ports.clone(),
             probe,
             restart: Restart::Never,
-            hooks: self.hooks.clone().map(|Hooks(hooks)| hooks),
+            hooks: self.producers()?,
         })
+    }
+
+    /// Nobody who asks for what is not there should find out from missing spans.
+    fn producers(&self) -> anyhow::Result<Option<Vec<Producer>>> {
+        let wanted = self.hooks.clone().map(|Hooks(hooks)| hooks);
+        if wanted
+            .as_ref()
+            .is_some_and(|hooks| hooks.contains(&Producer::Kernel))
+        {
+            kernel::available().context("--hooks kernel is not possible here")?;
+        }
+        Ok(wanted)
     }
 
     async fn local(&self) -> anyhow::Result<Surroundings> {
@@ -348,12 +361,11 @@ fn hooks(text: &str) -> anyhow::Result<Hooks> {
     if text == "none" {
         return Ok(Hooks(Vec::new()));
     }
-    const HOOKS: [Producer; 3] = [Producer::Node, Producer::Python, Producer::Preload];
     let named = |name: &str| {
-        let mut all = HOOKS.into_iter();
+        let mut all = Producer::ALL.into_iter();
         let known = all.find(|producer| producer.as_str() == name);
         known.with_context(|| {
-            let all = HOOKS.map(Producer::as_str).join(", ");
+            let all = Producer::ALL.map(Producer::as_str).join(", ");
             format!("`{name}` is not a tracing hook: write any of {all}, or none")
         })
     };
@@ -372,7 +384,7 @@ mod tests {
         let all = hooks("preload,python").unwrap();
         assert_eq!(all, Hooks(vec![Producer::Preload, Producer::Python]));
         assert_eq!(hooks("none").unwrap(), Hooks(Vec::new()));
-        for unknown in ["ruby", "kernel", ""] {
+        for unknown in ["ruby", "go", ""] {
             let error = hooks(&format!("node,{unknown}")).unwrap_err().to_string();
             let said = format!("`{unknown}` is not a tracing hook");
             assert!(error.contains(&said), "{error}");
