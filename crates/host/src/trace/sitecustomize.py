@@ -543,6 +543,8 @@ class _Finder:
                 _empty = Context()
                 _serves = ContextVar("ripstop", default=None)
                 _table = _Table(self.path)
+                # A process of a pool outlives the request that needed the first of them.
+                os.register_at_fork(after_in_child=lambda: _serves.set(None))
             if patch:
                 patch(module)
         except Exception:
