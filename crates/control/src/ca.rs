@@ -1,6 +1,7 @@
 //! The mesh's certificate authority as it is run: its state in the store, its keys in a private file, its own server certificate,
 //! and the rotation of both.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +39,12 @@ pub enum CaError {
         "the state directory has the CA's certificates but not its keys (ca.key): restore the file, or move state.redb away to start with a new CA"
     )]
     KeysMissing,
+    #[error(
+        "the state directory has the CA's keys (ca.key) but {} does not know its certificates: it was emptied, replaced or removed. \
+         Restore it from a copy, or move ca.key away to start with a new CA (workloads then have to join again)",
+        .0.display()
+    )]
+    StateMissing(PathBuf),
     #[error(
         "ca.key is not readable: {0}; restore the file, or move it and state.redb away to start with a new CA"
     )]
@@ -80,11 +87,13 @@ impl Ca {
         lifetimes: Lifetimes,
         now: SystemTime,
     ) -> Result<Ca, CaError> {
-        let stored: Option<ca::State> = state
+        // Null from when an authority begins to be made until it is there.
+        let stored: Option<Option<ca::State>> = state
             .all(Table::Authority)?
             .into_iter()
             .find_map(|(key, value)| (key == STATE).then_some(value));
-        let authority = match stored {
+        let begun = stored.is_some();
+        let authority = match stored.flatten() {
             Some(stored) if stored.trust_domain != trust_domain => {
                 return Err(CaError::TrustDomain {
                     stored: stored.trust_domain,
@@ -97,7 +106,12 @@ impl Ca {
                     serde_json::from_slice(&bytes).map_err(|e| CaError::Keys(e.to_string()))?;
                 Authority::restore(&stored, &keys, lifetimes)?
             }
+            None if !begun && state.has_secret(KEYS)? => {
+                return Err(CaError::StateMissing(state.file().to_owned()));
+            }
             None => {
+                // Whoever is killed before the keys have their certificates may begin again.
+                state.put(Table::Authority, STATE, &None::<ca::State>)?;
                 let authority = Authority::create(trust_domain, lifetimes, now)?;
                 write(state, &authority)?;
                 authority
@@ -238,6 +252,8 @@ fn write(state: &State, authority: &Authority) -> Result<(), CaError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn open(state: &State, domain: &str) -> Result<Ca, CaError> {
@@ -289,5 +305,45 @@ mod tests {
             open(&state, "cluster.local"),
             Err(CaError::KeysMissing)
         ));
+    }
+
+    #[test]
+    fn keys_outlive_a_state_file_that_was_emptied_or_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(State::FILE);
+        open(&State::open(dir.path()).unwrap(), "cluster.local").unwrap();
+        let keys = std::fs::read(dir.path().join(KEYS)).unwrap();
+        let damages: [fn(&Path); 2] = [
+            |file| std::fs::write(file, b"").unwrap(),
+            |file| std::fs::remove_file(file).unwrap(),
+        ];
+        for damage in damages {
+            damage(&file);
+            // Nor does the next start, which finds what this one made of the file.
+            for _ in 0..2 {
+                let Err(error) = open(&State::open(dir.path()).unwrap(), "cluster.local") else {
+                    panic!("a new authority");
+                };
+                let text = error.to_string();
+                assert!(
+                    text.contains("state.redb") && text.contains("move ca.key away"),
+                    "{text}"
+                );
+                assert_eq!(std::fs::read(dir.path().join(KEYS)).unwrap(), keys);
+            }
+        }
+        std::fs::remove_file(dir.path().join(KEYS)).unwrap();
+        open(&State::open(dir.path()).unwrap(), "cluster.local").unwrap();
+    }
+
+    #[test]
+    fn who_was_killed_while_making_an_authority_begins_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        state
+            .put(Table::Authority, STATE, &None::<ca::State>)
+            .unwrap();
+        state.write_secret(KEYS, b"of no certificate").unwrap();
+        open(&state, "cluster.local").unwrap();
     }
 }

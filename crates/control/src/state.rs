@@ -73,6 +73,11 @@ pub enum StateError {
     )]
     Corrupt { path: PathBuf, cause: String },
     #[error(
+        "{} holds the CA's private keys and cannot be used: {cause}",
+        path.display()
+    )]
+    Secret { path: PathBuf, cause: String },
+    #[error(
         "the state file {} was written by a newer ripstop (layout {found}, this one knows {VERSION}): use that version, or another --state directory",
         path.display()
     )]
@@ -125,6 +130,11 @@ impl State {
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Of the tables.
+    pub fn file(&self) -> &Path {
+        &self.path
     }
 
     fn corrupt(&self, cause: impl ToString) -> StateError {
@@ -251,23 +261,35 @@ impl State {
     /// `None` when there is no such file. A file that others may read is refused.
     pub fn read_secret(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.directory.join(name);
-        let corrupt = |cause: String| StateError::Corrupt {
+        let unusable = |cause: String| StateError::Secret {
             path: path.clone(),
             cause,
         };
         let metadata = match fs::metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|e| corrupt(e.to_string()))?,
+            other => other.map_err(|e| unusable(e.to_string()))?,
         };
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(corrupt(format!(
-                "its mode is {mode:o} and others can read it; if nobody did, run chmod 600 on it, else make a new CA"
+            return Err(unusable(format!(
+                "its mode is {mode:o}, others can read it. If nobody did, run `chmod 600 {}`; \
+                 else move it away together with {} to start with a new CA (workloads then have to join again)",
+                path.display(),
+                State::FILE,
             )));
         }
         fs::read(&path)
             .map(Some)
-            .map_err(|e| corrupt(e.to_string()))
+            .map_err(|e| unusable(e.to_string()))
+    }
+
+    /// Whether there is one, readable or not.
+    pub fn has_secret(&self, name: &str) -> Result<bool, StateError> {
+        let path = self.directory.join(name);
+        path.try_exists().map_err(|e| StateError::Secret {
+            path,
+            cause: e.to_string(),
+        })
     }
 }
 
@@ -343,12 +365,10 @@ mod tests {
             0o600
         );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let text = state.read_secret("ca.key").unwrap_err().to_string();
         assert!(
-            state
-                .read_secret("ca.key")
-                .unwrap_err()
-                .to_string()
-                .contains("chmod 600")
+            text.contains("chmod 600") && !text.contains("addresses"),
+            "{text}"
         );
     }
 }

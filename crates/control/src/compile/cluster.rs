@@ -48,7 +48,8 @@ pub(super) fn outbound(
         .unwrap_or_default();
     let table = view.mesh.settings.table();
     let pool = policy.connection_pool.clone().unwrap_or_default();
-    let through = rule::passes_through(Some(&policy)) || known.resolution == Resolution::None;
+    // PASSTHROUGH does not add to this: where the mesh knows endpoints, a client's address for them is a VIP, which is nowhere.
+    let through = known.resolution == Resolution::None;
     let protocol = protocol(table, port, &pool.http.clone().unwrap_or_default());
     let outlier = policy.outlier.as_ref();
     let cluster = Cluster {
@@ -211,7 +212,7 @@ pub(super) fn collector(view: &View<'_>) -> Option<Cluster> {
     Some(Cluster {
         discovery: match host.parse::<IpAddr>() {
             Ok(_) => Discovery::Static(endpoints),
-            Err(_) => Discovery::StrictDns(dns(view.mesh.settings.table(), endpoints)),
+            Err(_) => Discovery::StrictDns(dns(view, endpoints)),
         },
         ..base(view, name, protocol)
     })
@@ -246,13 +247,24 @@ pub(super) fn one(name: Name, address: Address) -> Endpoints {
     }
 }
 
-fn dns(table: &Table, endpoints: Arc<Endpoints>) -> Dns {
+fn dns(view: &View<'_>, endpoints: Arc<Endpoints>) -> Dns {
+    let table = view.mesh.settings.table();
     Dns {
         endpoints,
-        family: DnsFamily::Auto,
+        family: family(view),
         refresh: table.dns_refresh,
         failure_refresh: table.dns_failure_refresh,
         respect_ttl: true,
+    }
+}
+
+/// Of a name with addresses of both families, those that the client's host can dial: IPv6 where that is how others reach it,
+/// else IPv4, which a host without a way into the IPv6 internet has (Istio too goes by the proxy's own addresses).
+fn family(view: &View<'_>) -> DnsFamily {
+    let member = view.client.member.as_ref();
+    match member.and_then(|member| member.advertise) {
+        Some(IpAddr::V6(_)) => DnsFamily::Auto,
+        Some(IpAddr::V4(_)) | None => DnsFamily::V4Preferred,
     }
 }
 
@@ -272,7 +284,6 @@ fn discovery(
         };
     }
     let known = target.known;
-    let table = view.mesh.settings.table();
     let listed = || {
         let labels = rule.and_then(|rule| rule.subset_labels(subset));
         let entries = match &known.backing {
@@ -284,7 +295,7 @@ fn discovery(
                 one(name.clone(), address(&known.host, port.target))
             }
         };
-        dns(table, Arc::new(entries))
+        dns(view, Arc::new(entries))
     };
     match known.resolution {
         Resolution::Static | Resolution::None => Discovery::Eds {

@@ -409,7 +409,9 @@ pub(super) fn upstream(view: &View<'_>, name: &Name) -> Option<Cluster> {
         AppProtocol::Http2 | AppProtocol::Grpc => {
             Protocol::Http2(ripstop_model::defaults::envoy::HTTP2)
         }
-        AppProtocol::Auto | AppProtocol::Http | AppProtocol::GrpcWeb => cluster::downstream(table),
+        // Who declared nothing is spoken to as the client speaks.
+        AppProtocol::Auto => cluster::downstream(table),
+        // Sidecars may speak HTTP/2 with each other (`h2UpgradePolicy`); an application of an `http` port need not understand it.
         _ => Protocol::Http1(cluster::http1(table)),
     };
     let loopback = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), target);

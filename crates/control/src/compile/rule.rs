@@ -6,10 +6,9 @@ use std::sync::Arc;
 use ripstop_model::intent::DestinationRule;
 use ripstop_model::intent::destination_rule::{
     ClientTls, ConnectionPool, LoadBalancer, OutlierDetection, PortTrafficPolicy, RetryBudget,
-    SimpleLb, TcpPool, TrafficPolicy,
+    TcpPool, TrafficPolicy,
 };
 use ripstop_model::intent::registry::{covers, qualify};
-use ripstop_model::intent::service_entry::Resolution;
 use ripstop_model::snapshot::Resource;
 
 use crate::view::{Declared, Known, View};
@@ -196,14 +195,4 @@ pub(super) fn inbound_pool(view: &View<'_>, known: Option<&Known>, port: u16) ->
         rule.policy("", port).connection_pool
     };
     sidecar.or_else(ruled).unwrap_or_default()
-}
-
-pub(super) fn uses_eds(view: &View<'_>, known: &Known, port: u16, subset: &str) -> bool {
-    let policy = rule(view, known).map(|rule| rule.policy(subset, port));
-    known.resolution == Resolution::Static && !passes_through(policy.as_ref())
-}
-
-pub(super) fn passes_through(policy: Option<&Policy>) -> bool {
-    let simple = policy.and_then(|policy| policy.load_balancer.as_ref()?.simple);
-    simple == Some(SimpleLb::Passthrough)
 }

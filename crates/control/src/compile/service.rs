@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_model::intent::registry::Port;
+use ripstop_model::intent::service_entry::Resolution;
 use ripstop_model::seam::{HostPort, HostRecord};
 use ripstop_model::snapshot::http::{AccessLog, LogFilter, RouteSource};
 use ripstop_model::snapshot::listener::{
@@ -349,7 +350,7 @@ pub(super) fn names(view: &View<'_>, known: &Known, wanted: &mut Wanted) {
             };
             for subset in std::iter::once(String::new()).chain(subsets) {
                 let name = cluster_name(port.number, &subset, &host);
-                if rule::uses_eds(view, known, port.number, &subset) {
+                if known.resolution == Resolution::Static {
                     wanted.endpoints.insert(name.clone());
                 }
                 wanted.clusters.insert(name);

@@ -7,10 +7,12 @@ use super::leaf::Hosts;
 use crate::diagnostic::{Code, Severity};
 use crate::intent::DestinationRule;
 use crate::intent::destination_rule::{
-    ClientTls, ConnectionPool, OutlierDetection, SimpleLb, Subset, TlsMode, TrafficPolicy,
+    ClientTls, ConnectionPool, LoadBalancer, OutlierDetection, SimpleLb, Subset, TlsMode,
+    TrafficPolicy,
 };
 use crate::intent::peer_authentication::MtlsMode;
 use crate::intent::registry::{Backing, Service, covers};
+use crate::intent::service_entry::Resolution;
 use crate::schema::Path;
 
 pub(super) fn check(on: &mut Checker<'_>, spec: &DestinationRule) {
@@ -57,12 +59,15 @@ fn subset_of(on: &mut Checker<'_>, at: &Path<'_>, subset: &Subset, service: Opti
     on.label(&at.field("name"), &subset.name, "the name of a subset");
     let labels = at.field("labels");
     if subset.labels.is_empty() {
-        on.warning(
-            Code::NoEffect,
-            at,
-            "a subset without labels is the whole service",
-        )
-        .help("add `labels:`");
+        // One with a policy of its own is a second way to the whole service.
+        if subset.traffic_policy.is_none() {
+            on.warning(
+                Code::NoEffect,
+                at,
+                "a subset without labels is the whole service",
+            )
+            .help("add `labels:`");
+        }
     } else if let Some(service) = service {
         let any = match &service.backing {
             Backing::Workloads => {
@@ -99,17 +104,46 @@ fn subset_of(on: &mut Checker<'_>, at: &Path<'_>, subset: &Subset, service: Opti
     }
 }
 
-fn traffic(on: &mut Checker<'_>, at: &Path<'_>, policy: &TrafficPolicy, service: Option<&Service>) {
-    let balancer = policy.load_balancer.as_ref().and_then(|lb| lb.simple);
-    if balancer == Some(SimpleLb::LeastConn) {
-        let at = at.field("loadBalancer");
-        on.warning(
-            Code::Deprecated,
-            &at.field("simple"),
-            "LEAST_CONN is the old name of LEAST_REQUEST",
-        )
-        .help("write LEAST_REQUEST");
+fn balancer(
+    on: &mut Checker<'_>,
+    at: &Path<'_>,
+    balancer: Option<&LoadBalancer>,
+    service: Option<&Service>,
+) {
+    match balancer.and_then(|balancer| balancer.simple) {
+        Some(SimpleLb::LeastConn) => {
+            on.warning(
+                Code::Deprecated,
+                &at.field("simple"),
+                "LEAST_CONN is the old name of LEAST_REQUEST",
+            )
+            .help("write LEAST_REQUEST");
+        }
+        Some(SimpleLb::Passthrough) => {
+            let Some(service) = service.filter(|known| known.resolution != Resolution::None) else {
+                return;
+            };
+            on.warning(
+                Code::NoEffect,
+                &at.field("simple"),
+                format!(
+                    "the mesh knows the endpoints of `{}` and balances over them; it does not dial the address that the client asked for",
+                    service.host
+                ),
+            )
+            .help("remove it: PASSTHROUGH is for a ServiceEntry with `resolution: NONE`");
+        }
+        _ => {}
     }
+}
+
+fn traffic(on: &mut Checker<'_>, at: &Path<'_>, policy: &TrafficPolicy, service: Option<&Service>) {
+    balancer(
+        on,
+        &at.field("loadBalancer"),
+        policy.load_balancer.as_ref(),
+        service,
+    );
     pool(
         on,
         &at.field("connectionPool"),
@@ -156,6 +190,12 @@ fn traffic(on: &mut Checker<'_>, at: &Path<'_>, policy: &TrafficPolicy, service:
             )
             .help("this is the service's port, not the one that the workload listens on");
         }
+        balancer(
+            on,
+            &at.field("loadBalancer"),
+            port.load_balancer.as_ref(),
+            service,
+        );
         pool(
             on,
             &at.field("connectionPool"),
