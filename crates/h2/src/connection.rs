@@ -175,6 +175,8 @@ pub struct Connection {
     out: Vec<u8>,
     /// How much of `out` was written.
     written: usize,
+    /// The last DATA frame in `out`: of which stream, and where. Stream 0: there is none.
+    last_data: (StreamId, usize),
     /// How many answers are in `out`.
     answers: u32,
     /// Streams with something to send and no room, the longest waiting first.
@@ -238,6 +240,7 @@ impl Connection {
             unacknowledged: true,
             out,
             written: 0,
+            last_data: (0, 0),
             answers: 0,
             waiting: VecDeque::new(),
             lower: Vec::new(),
@@ -265,6 +268,7 @@ impl Connection {
         if bytes >= before {
             self.out.clear();
             self.written = 0;
+            self.last_data = (0, 0);
             self.answers = 0;
             return;
         }
@@ -274,6 +278,10 @@ impl Connection {
         self.answers = u32::try_from(left).unwrap_or_default();
         if self.written >= COMPACT {
             self.out.drain(..self.written);
+            self.last_data = match self.last_data {
+                (id, start) if start >= self.written => (id, start - self.written),
+                _ => (0, 0),
+            };
             self.written = 0;
         }
     }

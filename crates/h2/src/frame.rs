@@ -115,6 +115,23 @@ pub(crate) fn data(out: &mut Vec<u8>, stream: StreamId, payload: &[u8], end: boo
     write(out, Kind::Data, flags, stream, payload);
 }
 
+/// Makes the DATA frame that begins at `start` the last one of its stream. `false`: there is none.
+pub(crate) fn end_data(out: &mut [u8], start: usize, stream: StreamId) -> bool {
+    let head = out
+        .get_mut(start..)
+        .and_then(|rest| rest.first_chunk_mut::<HEADER>());
+    let Some(head) = head else {
+        return false;
+    };
+    let read = Header::parse(head);
+    let [_, _, _, _, flags, ..] = head;
+    let found = read.kind == Kind::Data && read.stream == stream;
+    if found {
+        *flags |= END_STREAM;
+    }
+    found
+}
+
 pub(crate) fn reset(out: &mut Vec<u8>, stream: StreamId, code: Code) {
     write(out, Kind::Reset, 0, stream, &code.0.to_be_bytes());
 }

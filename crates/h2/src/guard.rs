@@ -47,6 +47,9 @@ pub struct Guards {
     /// Bytes of a field block, as a multiple of the largest acceptable header list: Huffman's code shortens, it never
     /// lengthens text that a header has.
     pub block_bytes: usize,
+    /// The decoded header list, in the same measure: what is only too large is decoded to its end, since the next block
+    /// builds on it, a few bytes that stand for megabytes are not (CVE-2016-6581).
+    pub decoded_bytes: usize,
     /// CONTINUATION frames of a field block (CVE-2024-27316).
     pub continuations: u32,
     /// Answers (acknowledgements, resets) that wait for a peer that does not read (CVE-2019-9512, 9514, 9515).
@@ -67,6 +70,7 @@ impl Default for Guards {
             strays: Budget::new(10_000.0, 1_000.0),
             tiny: Budget::new(1_000.0, 100.0),
             block_bytes: 2,
+            decoded_bytes: 4,
             continuations: 16,
             answers: 1_000,
         }

@@ -219,6 +219,11 @@ impl Head {
         };
     }
 
+    /// As RFC 9113 section 6.5.2 counts.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
+    }
+
     pub(crate) fn is_untouched(&self) -> bool {
         !self.touched
     }

@@ -6,7 +6,7 @@ mod huffman;
 mod integer;
 mod table;
 
-pub(crate) use decode::Decoder;
+pub(crate) use decode::{Decoder, Undecoded};
 pub(crate) use encode::Encoder;
 pub use encode::FieldWriter;
 

@@ -102,6 +102,8 @@ pub enum Violation {
     Malformed(#[from] Malformed),
     #[error("a field block is larger than any acceptable header list")]
     BlockFlood,
+    #[error("a header list is many times as large as SETTINGS_MAX_HEADER_LIST_SIZE once decoded")]
+    ListFlood,
     #[error("a field block is spread over too many CONTINUATION frames")]
     ContinuationFlood,
     #[error("too many requests were reset before they were answered")]
@@ -155,6 +157,7 @@ impl Violation {
             Violation::TooManyStreams => Code::REFUSED_STREAM,
             Violation::HeaderList
             | Violation::BlockFlood
+            | Violation::ListFlood
             | Violation::ContinuationFlood
             | Violation::ResetFlood
             | Violation::ErrorFlood
@@ -202,6 +205,7 @@ impl Violation {
             Violation::HeaderList => "header_list",
             Violation::Malformed(_) => "malformed",
             Violation::BlockFlood => "block_flood",
+            Violation::ListFlood => "list_flood",
             Violation::ContinuationFlood => "continuation_flood",
             Violation::ResetFlood => "reset_flood",
             Violation::ErrorFlood => "error_flood",

@@ -261,6 +261,23 @@ impl Headers {
         true
     }
 
+    /// Takes over the fields of an HTTP/2 message or its trailers, which the codec has checked.
+    pub(crate) fn take_over(&mut self, head: &ripstop_h2::Head) {
+        self.text.reserve(head.text_len() + 4 * head.fields().len());
+        for field in head.fields() {
+            let known = Known::of(field.name);
+            let field = self.push_text(field.name, known, field.value);
+            self.fields.push(field);
+        }
+    }
+
+    /// Writes the fields as HTTP/2 carries them, without the kinds in `except`.
+    pub(crate) fn write_fields(&self, writer: &mut ripstop_h2::FieldWriter<'_>, except: u64) {
+        for field in self.iter().filter(|field| field.known.bit() & except == 0) {
+            writer.field(field.name, field.value);
+        }
+    }
+
     /// Gives the first field of this kind a new value, in its place and with its spelling of the name, and removes
     /// the others; appends if there is none.
     pub fn set(&mut self, known: Known, value: impl AsRef<[u8]>) {
@@ -450,35 +467,7 @@ impl Headers {
             known: field.known,
         }
     }
-
-    /// The fields as the `http` crate holds them, names in lower case, without the kinds in `except`.
-    pub(crate) fn to_map(&self, except: u64) -> Result<http::HeaderMap, InvalidField> {
-        let mut map = http::HeaderMap::with_capacity(self.fields.len());
-        for field in self.iter() {
-            if field.known.bit() & except != 0 {
-                continue;
-            }
-            let name = http::HeaderName::from_bytes(field.name).map_err(|_| InvalidField)?;
-            let value = http::HeaderValue::from_bytes(field.value).map_err(|_| InvalidField)?;
-            map.try_append(name, value).map_err(|_| InvalidField)?;
-        }
-        Ok(map)
-    }
-
-    /// Takes over the fields of an HTTP/2 message (or its trailers).
-    pub fn extend_from_map(&mut self, map: &http::HeaderMap) {
-        for (name, value) in map {
-            self.append_named(name.as_str(), value.as_bytes());
-        }
-    }
 }
-
-/// A field that HTTP/2 cannot carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a header cannot be carried by HTTP/2: its name or value holds a forbidden byte, or there are too many"
-)]
-pub struct InvalidField;
 
 /// What becomes of a special field while writing.
 pub(crate) enum Line<'v> {

@@ -1,7 +1,7 @@
 //! The head of a request and of a response as the whole proxy sees them, whichever HTTP version they came by.
 //!
 //! All text of a head lives in its [`Headers`]' buffer; method, target, path and authority are spans of it. A head
-//! from the wire becomes meaningful through [`crate::http1::admit`] (HTTP/1) or [`RequestHead::from_http`] (HTTP/2),
+//! from the wire becomes meaningful through [`crate::http1::admit`] (HTTP/1) or [`RequestHead::take_over`] (HTTP/2),
 //! which check it; [`RequestHead::normalize`] then gives it the one form that policies and routes match.
 
 use std::borrow::Cow;
@@ -10,7 +10,7 @@ use ripstop_model::normalize::{self, PathError};
 use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::http::PathOptions;
 
-use crate::headers::{Headers, InvalidField, Known, Span};
+use crate::headers::{Headers, Known, Span};
 
 /// The version a message came by; what is written is always the writer's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -271,56 +271,47 @@ impl RequestHead {
         Ok(None)
     }
 
-    /// As the `http` crate holds an HTTP/2 request.
-    pub fn to_http(&self) -> Result<http::Request<()>, InvalidField> {
-        let except = Known::HOP_BY_HOP & !Known::Te.bit() | Known::Host.bit();
-        let mut request = http::Request::new(());
-        *request.version_mut() = http::Version::HTTP_2;
-        *request.method_mut() =
-            http::Method::from_bytes(self.method_str().as_bytes()).map_err(|_| InvalidField)?;
-        let uri = match self.form {
-            TargetForm::Authority => http::Uri::builder().authority(self.authority_sent()),
-            TargetForm::Asterisk | TargetForm::Origin | TargetForm::Absolute => {
-                http::Uri::builder()
-                    .scheme(self.scheme.as_str())
-                    .authority(self.authority_sent())
-                    .path_and_query(uri_bytes(&self.path_and_query()).as_ref())
-            }
-        };
-        *request.uri_mut() = uri.build().map_err(|_| InvalidField)?;
-        *request.headers_mut() = self.headers.to_map(except)?;
-        Ok(request)
+    /// Writes an HTTP/2 request, its pseudo-header fields first.
+    pub(crate) fn write_h2(&self, writer: &mut ripstop_h2::FieldWriter<'_>) {
+        const EXCEPT: u64 = Known::HOP_BY_HOP & !Known::Te.bit() | Known::Host.bit();
+        writer.field(b":method", self.method_str().as_bytes());
+        if self.form != TargetForm::Authority {
+            writer.field(b":scheme", self.scheme.as_str().as_bytes());
+        }
+        if !self.authority_sent.is_empty() {
+            writer.field(b":authority", self.authority_sent().as_bytes());
+        }
+        if self.form != TargetForm::Authority {
+            writer.field(b":path", uri_bytes(&self.path_and_query()).as_bytes());
+        }
+        self.headers.write_fields(writer, EXCEPT);
     }
 
-    /// Takes over an HTTP/2 request. The rules of RFC 9113 section 8 that `h2` does not enforce are checked by
-    /// [`crate::http1::admit_h2`], which must follow.
-    pub fn from_http(request: &http::request::Parts) -> RequestHead {
-        let mut head = RequestHead {
-            version: Version::Http2,
-            ..RequestHead::default()
-        };
-        head.headers.extend_from_map(&request.headers);
-        head.set_method(request.method.as_str());
-        let uri = &request.uri;
-        if uri.scheme() == Some(&http::uri::Scheme::HTTPS) {
-            head.scheme = Scheme::Https;
+    /// Takes over an HTTP/2 request that the codec has checked; [`crate::http1::admit_h2`] must follow.
+    pub(crate) fn take_over(&mut self, head: &ripstop_h2::Head) {
+        self.version = Version::Http2;
+        self.headers.take_over(head);
+        self.method = Method::of(head.method());
+        self.method_span = self.headers.intern(head.method());
+        if head.scheme().eq_ignore_ascii_case(b"https") {
+            self.scheme = Scheme::Https;
         }
-        if let Some(authority) = uri.authority() {
-            head.authority_sent = head.headers.intern(authority.as_str().as_bytes());
+        if let Some(authority) = head.authority() {
+            self.authority_sent = self.headers.intern(authority);
         }
-        if head.method == Method::Connect && uri.scheme().is_none() {
-            head.form = TargetForm::Authority;
-        } else if let Some(path) = uri.path_and_query() {
-            if path.as_str() == "*" {
-                head.form = TargetForm::Asterisk;
-            }
-            head.set_path_and_query(path.as_str());
+        if self.method == Method::Connect && head.scheme().is_empty() {
+            self.form = TargetForm::Authority;
+            return;
         }
-        head
+        if head.path() == b"*" {
+            self.form = TargetForm::Asterisk;
+        }
+        let path = self.headers.intern(head.path());
+        self.split_target(path);
     }
 }
 
-/// A target that HTTP/1 carries as it is and that `http::Uri` does not: RFC 3986 wants these bytes percent-encoded.
+/// A target that HTTP/1 carries as it is and that many HTTP/2 servers refuse: RFC 3986 wants these bytes percent-encoded.
 fn uri_bytes(target: &str) -> Cow<'_, str> {
     if !target.contains(['<', '>', '`']) {
         return Cow::Borrowed(target);
@@ -381,22 +372,18 @@ impl ResponseHead {
         self.reason.of(self.headers.buffer())
     }
 
-    /// As the `http` crate holds an HTTP/2 response.
-    pub fn to_http(&self) -> Result<http::Response<()>, InvalidField> {
-        let mut response = http::Response::new(());
-        *response.version_mut() = http::Version::HTTP_2;
-        *response.status_mut() =
-            http::StatusCode::from_u16(self.status).map_err(|_| InvalidField)?;
-        *response.headers_mut() = self.headers.to_map(Known::HOP_BY_HOP)?;
-        Ok(response)
+    /// Writes an HTTP/2 response.
+    pub(crate) fn write_h2(&self, writer: &mut ripstop_h2::FieldWriter<'_>) {
+        let mut digits = itoa::Buffer::new();
+        writer.field(b":status", digits.format(self.status).as_bytes());
+        self.headers.write_fields(writer, Known::HOP_BY_HOP);
     }
 
-    /// Takes over an HTTP/2 response.
-    pub fn from_http(response: &http::response::Parts) -> ResponseHead {
-        let mut head = ResponseHead::build(response.status.as_u16());
-        head.version = Version::Http2;
-        head.headers.extend_from_map(&response.headers);
-        head
+    /// Takes over an HTTP/2 response that the codec has checked.
+    pub(crate) fn take_over(&mut self, head: &ripstop_h2::Head) {
+        self.version = Version::Http2;
+        self.status = head.status();
+        self.headers.take_over(head);
     }
 }
 

@@ -139,7 +139,7 @@ pub async fn acquire(
     let now = Instant::now();
     if matches!(carries, Carries::Http2 | Carries::Http) {
         while let Some(session) = worker.pools.session(cluster, &key, now) {
-            if let Some(lease) = Lease::of(&session).await {
+            if let Some(lease) = Lease::of(&session) {
                 return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
             }
         }
@@ -221,7 +221,7 @@ impl Place<'_> {
                 None => self.start(&key),
             };
             let session = waiting.session().await?;
-            if let Some(lease) = Lease::of(&session).await {
+            if let Some(lease) = Lease::of(&session) {
                 break lease;
             }
         };
@@ -268,7 +268,8 @@ impl Place<'_> {
             | Protocol::Alpn { http2, .. } => http2,
             Protocol::Http1(_) => return Err(Error::terminal(Reason::UpstreamProtocol)),
         };
-        Session::start(stream, settings, ticket, config.connect_timeout).await
+        let worker = &self.connection.worker;
+        Ok(Session::start(worker, stream, settings, ticket))
     }
 
     /// The server chose HTTP/2.
@@ -276,7 +277,7 @@ impl Place<'_> {
         let session = self.speak(stream, ticket).await?;
         let pools = &self.connection.worker.pools;
         pools.adopt(self.cluster, key, session.clone());
-        match Lease::of(&session).await {
+        match Lease::of(&session) {
             Some(lease) => Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease)))),
             None => Err(Error::new(Reason::UpstreamClosed, Retry::Unprocessed)),
         }

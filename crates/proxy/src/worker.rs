@@ -22,11 +22,11 @@ use crate::Shared;
 use crate::balance::{self, Ask, Balance, Picked, Wish};
 use crate::cluster::Cluster;
 use crate::detect::Learnt;
+use crate::http2::Crew;
 use crate::labels::Labels;
 use crate::live::Tables;
 use crate::message::{RequestHead, ResponseHead};
 use crate::pool::Pools;
-use crate::stream::Stream;
 
 /// Reads start with this much room and grow to [`SCRATCH_MAX`] when a peer fills it.
 const SCRATCH_MIN: usize = 64 * 1024;
@@ -70,6 +70,7 @@ pub struct Worker {
     balances: RefCell<FxHashMap<u64, Balance>>,
     pub telemetry: RefCell<ripstop_telemetry::Worker>,
     pub labels: Labels,
+    pub(crate) crew: Crew,
     /// Who speaks first, by destination.
     pub(crate) learnt: RefCell<Learnt>,
     /// The current second and its `date` header.
@@ -96,6 +97,7 @@ impl Worker {
                 shared.spans.clone(),
             )),
             labels: Labels::default(),
+            crew: Crew::default(),
             learnt: RefCell::default(),
             date: RefCell::default(),
             connections: RefCell::default(),
@@ -117,7 +119,7 @@ impl Worker {
     /// Reads once, when the socket is readable, and hands over what came; an empty slice is the peer's end.
     pub fn poll_read<R>(
         &self,
-        stream: &mut Stream,
+        stream: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
         with: impl FnOnce(&[u8]) -> R,
     ) -> Poll<io::Result<R>> {
@@ -127,7 +129,7 @@ impl Worker {
     /// As [`Worker::poll_read`], and no more than `most` bytes.
     pub fn poll_read_most<R>(
         &self,
-        stream: &mut Stream,
+        stream: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
         most: usize,
         with: impl FnOnce(&[u8]) -> R,

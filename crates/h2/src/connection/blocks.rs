@@ -5,6 +5,7 @@ use super::{Connection, HeadKind};
 use crate::frame::{self, Header, MAX_FRAME, StreamId, split_u31};
 use crate::guard::Waste;
 use crate::head::Kind;
+use crate::hpack::Undecoded;
 use crate::stream::Half;
 use crate::violation::{Code, Malformed, Violation};
 
@@ -104,9 +105,13 @@ impl Connection {
             None => Kind::Trailers,
         };
         let most = self.config.header_list as usize;
+        let endless = most.saturating_mul(self.config.guards.decoded_bytes);
         self.decoder
-            .decode(block, kind, most, &mut self.head)
-            .map_err(|_| Violation::Compression)?;
+            .decode(block, kind, most, endless, &mut self.head)
+            .map_err(|undecoded| match undecoded {
+                Undecoded::Corrupt => Violation::Compression,
+                Undecoded::Endless => Violation::ListFlood,
+            })?;
         if fresh {
             return self.asked(open);
         }

@@ -143,12 +143,16 @@ impl Connection {
     pub fn send(&mut self, id: StreamId, mut data: &[u8], end: bool) -> usize {
         let mut room = self.capacity(id);
         let output = self.output_room();
+        let sending = self.streams.get(&id).is_some_and(Stream::may_send);
+        if !sending || self.failed.is_some() {
+            return 0;
+        }
+        if data.is_empty() && end && self.end_last(id) {
+            return 0;
+        }
         let Some(stream) = self.streams.get_mut(&id) else {
             return 0;
         };
-        if !stream.may_send() || self.failed.is_some() {
-            return 0;
-        }
         let mut count = 0;
         let mut ended = false;
         loop {
@@ -158,6 +162,7 @@ impl Connection {
             }
             let (piece, rest) = data.split_at_checked(size).unwrap_or((data, &[]));
             ended = rest.is_empty() && end;
+            self.last_data = (id, self.out.len());
             frame::data(&mut self.out, id, piece, ended);
             self.watch.sent_data(size >= TINY);
             data = rest;
@@ -185,6 +190,19 @@ impl Connection {
             self.sent(id, Half::Ended);
         }
         count
+    }
+
+    /// Makes the last DATA of the stream its end, if no byte of it was written yet: that spares both sides a frame.
+    fn end_last(&mut self, id: StreamId) -> bool {
+        let (stream, start) = self.last_data;
+        if stream != id || start < self.written {
+            return false;
+        }
+        let ended = frame::end_data(&mut self.out, start, id);
+        if ended {
+            self.sent(id, Half::Ended);
+        }
+        ended
     }
 
     /// A stream that wanted to send more than there was room for, and has room now.

@@ -464,3 +464,29 @@ fn the_output_s_memory_can_be_shared() {
     server.written(12);
     assert_eq!(server.reclaim().map(|memory| memory.capacity()), Some(100));
 }
+
+#[test]
+fn an_end_that_comes_late_needs_no_frame_of_its_own() {
+    let mut server = begun(Role::Server, Config::default());
+    let asked: Vec<u8> = [1, 3, 5]
+        .into_iter()
+        .flat_map(|id| headers(id, true, GET))
+        .collect();
+    feed(&mut server, &asked, NOW).unwrap();
+    for id in [1, 3, 5] {
+        assert_eq!(server.respond(id, false, false, ok), Ok(true));
+    }
+    sent(&mut server);
+    server.send(1, b"one", false);
+    server.send(1, b"", true);
+    server.send(3, b"three", false);
+    server.send(5, b"five", false);
+    server.send(3, b"", true);
+    assert!(server.output().starts_with(&frame(0, 1, 1, b"one")));
+    server.written(server.waits() - 2);
+    server.send(5, b"", true);
+    let all = server.output()[2..].to_vec();
+    assert_eq!(all, frame(0, 1, 5, b""), "that one was on its way");
+    server.written(server.waits());
+    assert_eq!(server.open_streams(), 0);
+}

@@ -8,9 +8,16 @@ use crate::head::{Head, Kind, classify, is_value};
 /// Bytes of memory that are kept from block to block.
 const KEPT: usize = 16 * 1024;
 
-/// The block is not one that a peer's encoder could have made: the tables of both sides differ from here on.
+/// Why a block was not decoded to its end: the tables of both sides differ from here on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Corrupt;
+pub(crate) enum Undecoded {
+    /// It is not one that a peer's encoder could have made.
+    Corrupt,
+    /// It stands for more than anybody would decode.
+    Endless,
+}
+
+use Undecoded::Corrupt;
 
 #[derive(Debug)]
 pub(crate) struct Decoder {
@@ -31,14 +38,15 @@ impl Decoder {
     }
 
     /// Decodes the whole block even when `head` is full, since the next block builds on it. `most`: the largest header
-    /// list, counted as RFC 9113 section 6.5.2 does.
+    /// list, counted as RFC 9113 section 6.5.2 does; `endless`: what no list may come to, whoever refuses it.
     pub(crate) fn decode(
         &mut self,
         mut block: &[u8],
         kind: Kind,
         most: usize,
+        endless: usize,
         head: &mut Head,
-    ) -> Result<(), Corrupt> {
+    ) -> Result<(), Undecoded> {
         head.begin(kind, most);
         self.text.shrink_to(KEPT);
         let mut updates = 0;
@@ -62,6 +70,9 @@ impl Decoder {
             }
             // From the first field on.
             updates = 3;
+            if head.weight() > endless {
+                return Err(Undecoded::Endless);
+            }
         }
         head.finish();
         Ok(())
@@ -73,7 +84,7 @@ impl Decoder {
         bits: u32,
         index: bool,
         head: &mut Head,
-    ) -> Result<(), Corrupt> {
+    ) -> Result<(), Undecoded> {
         self.text.clear();
         let class = match integer::read(block, bits).ok_or(Corrupt)? {
             0 => {
@@ -103,7 +114,7 @@ impl Decoder {
     }
 
     /// Appends a string (RFC 7541 section 5.2).
-    fn string(&mut self, block: &mut &[u8]) -> Result<(), Corrupt> {
+    fn string(&mut self, block: &mut &[u8]) -> Result<(), Undecoded> {
         let coded = block.first().ok_or(Corrupt)? & 0x80 != 0;
         let length = integer::read(block, 7).ok_or(Corrupt)?;
         let (string, rest) = block.split_at_checked(length).ok_or(Corrupt)?;

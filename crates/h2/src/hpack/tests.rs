@@ -58,7 +58,7 @@ fn single_fields() {
         let mut decoder = Decoder::new(TABLE);
         let mut head = Head::default();
         decoder
-            .decode(&bytes(hex), Kind::Request, 1000, &mut head)
+            .decode(&bytes(hex), Kind::Request, 1000, usize::MAX, &mut head)
             .unwrap();
         assert_eq!(lines(&head), owned(&[want]));
         assert_eq!(decoder.table().size(), size);
@@ -72,7 +72,7 @@ fn examples(kind: Kind, table: usize, examples: &[Example]) {
     let mut head = Head::default();
     for (hex, want, size) in examples {
         decoder
-            .decode(&bytes(hex), kind, 10_000, &mut head)
+            .decode(&bytes(hex), kind, 10_000, usize::MAX, &mut head)
             .unwrap();
         assert_eq!(head.malformed(), None);
         assert_eq!(lines(&head), owned(want));
@@ -215,7 +215,7 @@ fn blocks_that_no_encoder_makes_are_refused() {
     ] {
         let mut decoder = Decoder::new(TABLE);
         let mut head = Head::default();
-        let decoded = decoder.decode(&bytes(hex), Kind::Request, 1000, &mut head);
+        let decoded = decoder.decode(&bytes(hex), Kind::Request, 1000, usize::MAX, &mut head);
         assert!(decoded.is_err(), "{what}");
     }
 }
@@ -227,12 +227,12 @@ fn a_list_that_is_too_large_still_keeps_the_tables_alike() {
     let mut block = bytes("400a637573746f6d2d6b65790d637573746f6d2d686561646572");
     block.extend_from_slice(&[0xbe; 1000]);
     decoder
-        .decode(&block, Kind::Trailers, 200, &mut head)
+        .decode(&block, Kind::Trailers, 200, usize::MAX, &mut head)
         .unwrap();
     assert!(head.is_oversized());
     assert!(head.fields().len() <= 3 && head.text_len() < 200);
     decoder
-        .decode(&[0xbe], Kind::Trailers, 200, &mut head)
+        .decode(&[0xbe], Kind::Trailers, 200, usize::MAX, &mut head)
         .unwrap();
     assert_eq!(lines(&head), owned(&[("custom-key", "custom-header")]));
 }
@@ -266,7 +266,7 @@ impl Pair {
         }
         let mut head = Head::default();
         self.decoder
-            .decode(&out, Kind::Trailers, usize::MAX, &mut head)
+            .decode(&out, Kind::Trailers, usize::MAX, usize::MAX, &mut head)
             .unwrap();
         assert_eq!(head.malformed(), None);
         let lower = |(name, value): &(&str, &str)| (name.to_lowercase(), (*value).to_owned());
@@ -369,7 +369,7 @@ fn names_and_values_are_checked_whether_literal_or_indexed() {
         }
     }
     decoder
-        .decode(&block, Kind::Trailers, 1000, &mut head)
+        .decode(&block, Kind::Trailers, 1000, usize::MAX, &mut head)
         .unwrap();
     for (index, want) in [
         (62, Malformed::Value),
@@ -377,7 +377,7 @@ fn names_and_values_are_checked_whether_literal_or_indexed() {
         (64, Malformed::Name),
     ] {
         decoder
-            .decode(&[0x80 | index], Kind::Trailers, 1000, &mut head)
+            .decode(&[0x80 | index], Kind::Trailers, 1000, usize::MAX, &mut head)
             .unwrap();
         assert_eq!(head.malformed(), Some(want));
     }

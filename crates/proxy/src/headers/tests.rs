@@ -85,12 +85,3 @@ fn specials_are_dropped_or_replaced_in_place() {
         "Host: c\r\nX-One: 1\r\nAccept: text/html\r\nx-one: 2\r\n"
     );
 }
-
-#[test]
-fn the_http_map_and_back() {
-    let map = sample().to_map(0).unwrap();
-    assert_eq!(map.get_all("x-one").iter().count(), 2);
-    let mut back = Headers::new();
-    back.extend_from_map(&map);
-    assert_eq!(back.joined("x-one").as_deref(), Some("1,2"));
-}

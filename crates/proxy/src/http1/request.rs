@@ -79,7 +79,7 @@ fn admit_inner(head: &mut RequestHead, rules: &Rules) -> Result<Admitted, Proble
     Ok(admitted)
 }
 
-/// Checks an HTTP/2 request that [`RequestHead::from_http`] took over (RFC 9113 section 8), so that it could also be
+/// Checks an HTTP/2 request that [`RequestHead::take_over`] took over (RFC 9113 section 8), so that it could also be
 /// written as HTTP/1. `ended`: the request has no body.
 pub fn admit_h2(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<Admitted, Error> {
     admit_h2_inner(head, rules, ended).map_err(Error::downstream)

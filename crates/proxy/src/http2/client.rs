@@ -1,17 +1,14 @@
 //! One exchange on an upstream HTTP/2 connection: a request head and body out, response heads and a body in.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use h2::Reason as Code;
-use h2::client::ResponseFuture;
+use ripstop_h2::{Code, FieldWriter, Unopened};
 use ripstop_model::reason::Reason;
 use ripstop_model::seam::Ends;
 
 use super::flow::{Inflow, Outflow};
-use super::has_padded_value;
+use super::link::{Broken, Stream};
 use super::session::Lease;
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Part, Upstream};
@@ -23,8 +20,10 @@ use crate::message::{Method, RequestHead, ResponseHead};
 pub struct Http2 {
     lease: Lease,
     method: Method,
-    out: Option<Outflow>,
-    response: Option<ResponseFuture>,
+    /// Once the request was begun.
+    stream: Option<Stream>,
+    out: Outflow,
+    /// Once the response has begun.
     intake: Option<Inflow>,
     /// Why the request could not even be sent.
     failed: Option<Error>,
@@ -35,14 +34,14 @@ impl Http2 {
         Http2 {
             lease,
             method: Method::Get,
-            out: None,
-            response: None,
+            stream: None,
+            out: Outflow::default(),
             intake: None,
             failed: None,
         }
     }
 
-    fn broke(&self, error: h2::Error) -> Error {
+    fn broke(&self, error: Broken) -> Error {
         let answered = self.intake.is_some();
         let (kind, retry) = match self.lease.fault() {
             Some(fault) if !answered => (fault, Retry::Unknown),
@@ -53,23 +52,24 @@ impl Http2 {
 }
 
 /// What an error of a stream or its connection means at this point.
-fn judge(error: &h2::Error, answered: bool, reused: bool) -> (Reason, Retry) {
+fn judge(broken: &Broken, answered: bool, reused: bool) -> (Reason, Retry) {
     if answered {
         return (Reason::UpstreamClosedMidResponse, Retry::Never);
     }
-    // Streams beyond the last one that the server says it took (RFC 9113 section 6.8), and refused ones (section 8.7),
-    // were not processed.
-    let refused = error.reason() == Some(Code::REFUSED_STREAM);
-    if error.is_remote() && (error.is_go_away() || (error.is_reset() && refused)) {
-        return (Reason::UpstreamRefusedStream, Retry::Unprocessed);
-    }
-    if error.is_reset() && error.is_remote() {
-        return (Reason::UpstreamReset, Retry::Unknown);
-    }
-    match error.get_io() {
-        Some(_) if reused => (Reason::UpstreamClosedReused, Retry::Unknown),
-        Some(_) => (Reason::UpstreamClosed, Retry::Unknown),
-        None => (Reason::UpstreamProtocol, Retry::Unknown),
+    match broken {
+        // Streams beyond the last one that the server says it took (RFC 9113 section 6.8), and refused ones (section 8.7),
+        // were not processed.
+        Broken::GoneAway(_) | Broken::Reset(Code::REFUSED_STREAM) => {
+            (Reason::UpstreamRefusedStream, Retry::Unprocessed)
+        }
+        Broken::Unopened(Unopened::Full | Unopened::GoingAway) => {
+            (Reason::UpstreamRefusedStream, Retry::Unprocessed)
+        }
+        Broken::Unopened(Unopened::Invalid) => (Reason::BadRequest, Retry::Never),
+        Broken::Reset(_) => (Reason::UpstreamReset, Retry::Unknown),
+        Broken::Ended(_) if reused => (Reason::UpstreamClosedReused, Retry::Unknown),
+        Broken::Ended(_) => (Reason::UpstreamClosed, Retry::Unknown),
+        Broken::Violation(_) => (Reason::UpstreamProtocol, Retry::Unknown),
     }
 }
 
@@ -79,39 +79,38 @@ impl Body for Http2 {
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(Part<'_>),
     ) -> Poll<Result<(), Error>> {
-        let Some(intake) = self.intake.as_mut().filter(|intake| !intake.is_done()) else {
+        let intake = self.intake.as_mut().filter(|intake| !intake.is_done());
+        let (Some(intake), Some(stream)) = (intake, &self.stream) else {
             return Poll::Pending;
         };
-        let received = std::task::ready!(intake.poll_receive(cx, sink));
+        let received = std::task::ready!(intake.poll_receive(stream, cx, sink));
         Poll::Ready(received.map_err(|error| self.broke(error)))
     }
 
     fn push(&mut self, part: Part<'_>) -> Result<(), Error> {
-        match &mut self.out {
-            Some(out) => out
-                .push(part)
-                .map_err(|error| Error::terminal(Reason::BadRequest).because(error)),
-            None => Ok(()),
+        if let Some(stream) = &self.stream {
+            self.out.push(stream, part);
         }
+        Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Some(out) = &mut self.out else {
+        let Some(stream) = &self.stream else {
             return Poll::Ready(Ok(()));
         };
-        match std::task::ready!(out.poll_flush(cx)) {
+        match std::task::ready!(self.out.poll_flush(stream, cx)) {
             Ok(()) => {}
             // The server wants no more of the request (RFC 9113 section 8.1) or is gone: reading tells which.
             Err(broken) => {
-                tracing::trace!(code = ?broken.reason(), "upstream stopped reading");
-                out.abandon();
+                tracing::trace!(%broken, "upstream stopped reading");
+                self.out.abandon();
             }
         }
         Poll::Ready(Ok(()))
     }
 
     fn backlog(&self) -> usize {
-        self.out.as_ref().map_or(0, Outflow::backlog)
+        self.out.backlog()
     }
 }
 
@@ -119,30 +118,26 @@ impl Upstream for Http2 {
     fn send(&mut self, head: &RequestHead, framing: Framing, _upgrade: Option<Upgrade>) {
         self.method = head.method();
         let ended = framing == Framing::None;
-        let mut request = match head.to_http() {
-            Ok(request) => request,
-            Err(error) => {
-                self.failed = Some(Error::terminal(Reason::BadRequest).because(error));
-                return;
+        let length = match framing {
+            Framing::Length(length) if !head.headers.has(Known::ContentLength) => Some(length),
+            _ => None,
+        };
+        let connect = self.method == Method::Connect;
+        let head_only = self.method == Method::Head;
+        let write = |writer: &mut FieldWriter<'_>| {
+            head.write_h2(writer);
+            if let Some(length) = length {
+                let mut digits = itoa::Buffer::new();
+                writer.field(b"content-length", digits.format(length).as_bytes());
             }
         };
-        if let Framing::Length(length) = framing
-            && !head.headers.has(Known::ContentLength)
-        {
-            request
-                .headers_mut()
-                .insert(::http::header::CONTENT_LENGTH, length.into());
-        }
-        match self.lease.start(request, ended) {
-            Ok((response, stream)) => {
-                self.response = Some(response);
-                self.out = Some(Outflow::new(stream, ended));
+        match self.lease.start(ended, head_only, connect, write) {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                self.out = Outflow::new(ended);
             }
-            Err(error) => {
-                // Nothing of it left the process.
-                let kind = Reason::UpstreamRefusedStream;
-                self.failed = Some(Error::new(kind, Retry::Unprocessed).because(error));
-            }
+            // Nothing of it left the process.
+            Err(unopened) => self.failed = Some(self.broke(unopened.into())),
         }
     }
 
@@ -154,29 +149,25 @@ impl Upstream for Http2 {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
         }
-        let Some(response) = &mut self.response else {
+        let (Some(stream), None) = (&self.stream, &self.intake) else {
             return Poll::Pending;
         };
-        if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-            let (parts, ()) = interim.into_parts();
-            *head = ResponseHead::from_http(&parts);
-            return Poll::Ready(check(&parts, head).map(|()| Accepted {
+        let (response, ended) = match std::task::ready!(stream.poll_head(cx)) {
+            Ok(response) => response,
+            Err(error) => return Poll::Ready(Err(self.broke(error))),
+        };
+        stream
+            .worker()
+            .give_response(std::mem::replace(head, response));
+        if head.status < 200 {
+            return Poll::Ready(check(head).map(|()| Accepted {
                 interim: true,
                 keep_alive: true,
                 ..Accepted::default()
             }));
         }
-        let answer = match std::task::ready!(Pin::new(response).poll(cx)) {
-            Ok(answer) => answer,
-            Err(error) => return Poll::Ready(Err(self.broke(error))),
-        };
-        self.response = None;
-        let (parts, stream) = answer.into_parts();
-        *head = ResponseHead::from_http(&parts);
-        let intake = Inflow::new(stream);
-        let ended = intake.is_done();
-        let accepted = check(&parts, head).and_then(|()| accept(head, self.method, ended));
-        self.intake = Some(intake);
+        let accepted = check(head).and_then(|()| accept(head, self.method, ended));
+        self.intake = Some(Inflow::new(ended));
         Poll::Ready(accepted)
     }
 
@@ -189,7 +180,7 @@ impl Upstream for Http2 {
     }
 
     fn is_request_sent(&self) -> bool {
-        self.out.as_ref().is_some_and(Outflow::is_done)
+        self.stream.is_some() && self.out.is_done()
     }
 
     fn carried(&self) -> Option<(Ends, u64)> {
@@ -208,18 +199,12 @@ fn malformed<T>(what: &str) -> Result<T, Error> {
     Err(Error::new(Reason::UpstreamProtocol, Retry::Unknown).because(source))
 }
 
-/// What no head may have, an interim one neither (RFC 9113 sections 8.2 and 8.6).
-fn check(parts: &::http::response::Parts, head: &ResponseHead) -> Result<(), Error> {
-    if head.status == 101 {
-        return malformed("has status 101");
+/// What the codec lets pass and no head may have, an interim one neither.
+fn check(head: &ResponseHead) -> Result<(), Error> {
+    match head.headers.has_any(Known::HOP_BY_HOP) {
+        true => malformed("has a connection header"),
+        false => Ok(()),
     }
-    if head.headers.has_any(Known::HOP_BY_HOP) {
-        return malformed("has a connection header");
-    }
-    if has_padded_value(&parts.headers) {
-        return malformed("has a field whose value begins or ends with whitespace");
-    }
-    Ok(())
 }
 
 /// Checks a response head as HTTP/1 would have it: it may have to be written as that.

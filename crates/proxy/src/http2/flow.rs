@@ -2,68 +2,59 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
-use http::HeaderMap;
+use ripstop_h2::FieldWriter;
 
-use super::has_padded_value;
+use super::link::{Broken, Stream};
 use crate::exchange::Part;
-use crate::headers::{Headers, InvalidField, Known};
-
-/// Why a stream cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    #[error("the stream was reset: {0}")]
-    Reset(Reason),
-    #[error(transparent)]
-    Failed(#[from] h2::Error),
-}
-
-impl Broken {
-    pub(super) fn reason(&self) -> Option<Reason> {
-        match self {
-            Broken::Reset(reason) => Some(*reason),
-            Broken::Failed(error) => error.reason(),
-        }
-    }
-}
+use crate::headers::{Headers, Known};
 
 /// What goes out.
+#[derive(Default)]
 pub(super) struct Outflow {
-    pub(super) stream: SendStream<Bytes>,
-    pending: BytesMut,
+    pending: Vec<u8>,
+    /// How much of it is with the connection.
+    sent: usize,
     /// Inner `None`: no trailers.
-    end: Option<Option<HeaderMap>>,
+    end: Option<Option<Headers>>,
     done: bool,
 }
 
 impl Outflow {
     /// `ended`: the message ended with its head.
-    pub(super) fn new(stream: SendStream<Bytes>, ended: bool) -> Outflow {
+    pub(super) fn new(ended: bool) -> Outflow {
         Outflow {
-            stream,
-            pending: BytesMut::new(),
-            end: None,
             done: ended,
+            ..Outflow::default()
         }
     }
 
-    pub(super) fn push(&mut self, part: Part<'_>) -> Result<(), InvalidField> {
+    /// What there is room for is with the connection at once; the rest waits.
+    pub(super) fn push(&mut self, stream: &Stream, part: Part<'_>) {
         if self.done {
-            return Ok(());
+            return;
         }
+        let free = self.pending.is_empty() && self.end.is_none();
         match part {
-            Part::Data(data) => self.pending.extend_from_slice(data),
-            Part::Trailers(trailers) => {
-                self.end = Some(Some(trailers.to_map(Known::HOP_BY_HOP)?));
+            Part::Data(data) => {
+                let sent = if free { stream.send(data, false) } else { 0 };
+                let rest = data.get(sent..).unwrap_or_default();
+                if !rest.is_empty() {
+                    if self.pending.capacity() == 0 {
+                        self.pending = stream.worker().take_buffer();
+                    }
+                    self.pending.extend_from_slice(rest);
+                }
             }
+            Part::Trailers(trailers) => match free && send_trailers(stream, trailers) {
+                true => self.done = true,
+                false => self.end = Some(Some(trailers.clone())),
+            },
             Part::End => self.end = Some(None),
         }
-        Ok(())
     }
 
     pub(super) fn backlog(&self) -> usize {
-        self.pending.len()
+        self.pending.len() - self.sent
     }
 
     /// Whether everything, the end included, is with the connection.
@@ -73,96 +64,88 @@ impl Outflow {
 
     /// Gives up what is not sent.
     pub(super) fn abandon(&mut self) {
-        self.done = true;
-        self.pending = BytesMut::new();
-        self.end = None;
+        *self = Outflow::new(true);
     }
 
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    pub(super) fn poll_flush(
+        &mut self,
+        stream: &Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
         while !self.done {
-            let wanted = self.pending.len();
-            if wanted == 0 {
-                match self.end.take() {
-                    None => return Poll::Ready(Ok(())),
-                    Some(None) => self.stream.send_data(Bytes::new(), true)?,
-                    Some(Some(trailers)) => self.stream.send_trailers(trailers)?,
+            let rest = self.pending.get(self.sent..).unwrap_or_default();
+            if rest.is_empty() {
+                self.sent = 0;
+                if self.pending.capacity() > 0 {
+                    let buffer = std::mem::take(&mut self.pending);
+                    stream.worker().give_buffer(buffer);
+                }
+                let Some(end) = self.end.take() else {
+                    return Poll::Ready(Ok(()));
+                };
+                if let Some(broken) = stream.broken() {
+                    return Poll::Ready(Err(broken));
+                }
+                match end {
+                    None => {
+                        stream.send(&[], true);
+                    }
+                    Some(trailers) => {
+                        stream.trailers(|writer| write(&trailers, writer))?;
+                    }
                 }
                 self.done = true;
                 break;
             }
-            self.stream.reserve_capacity(wanted);
-            let room = self.stream.capacity();
-            if room == 0 {
-                match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(_)) => continue,
-                    Some(Err(error)) => return Poll::Ready(Err(error.into())),
-                    None => {
-                        let reason = ready!(self.stream.poll_reset(cx))?;
-                        return Poll::Ready(Err(Broken::Reset(reason)));
-                    }
-                }
+            let wanted = rest.len();
+            let last = matches!(self.end, Some(None));
+            let count = stream.send(rest, last);
+            self.sent += count;
+            if count == wanted {
+                self.done = last;
+                continue;
             }
-            let piece = self.pending.split_to(room.min(wanted)).freeze();
-            let last = self.pending.is_empty() && matches!(self.end, Some(None));
-            self.stream.send_data(piece, last)?;
-            self.done = last;
+            if count == 0 {
+                return Poll::Ready(Err(ready!(stream.poll_broken(cx))));
+            }
         }
         Poll::Ready(Ok(()))
     }
 }
 
+fn write(trailers: &Headers, writer: &mut FieldWriter<'_>) {
+    trailers.write_fields(writer, Known::HOP_BY_HOP);
+}
+
+/// `false`: they are not sent, and trying again tells why.
+fn send_trailers(stream: &Stream, trailers: &Headers) -> bool {
+    stream.trailers(|writer| write(trailers, writer)) == Ok(true)
+}
+
 /// What comes in.
+#[derive(Default)]
 pub(super) struct Inflow {
-    stream: RecvStream,
-    data_ended: bool,
     done: bool,
 }
 
 impl Inflow {
-    pub(super) fn new(stream: RecvStream) -> Inflow {
-        let done = stream.is_end_stream();
-        Inflow {
-            stream,
-            data_ended: done,
-            done,
-        }
+    /// `ended`: the message ended with its head.
+    pub(super) fn new(ended: bool) -> Inflow {
+        Inflow { done: ended }
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.done
     }
 
-    /// The next piece. The window opens again as pieces are taken, and they are taken only while there is room for them.
+    /// The next pieces. The window opens again as pieces are taken, and they are taken only while there is room for them.
     pub(super) fn poll_receive(
         &mut self,
+        stream: &Stream,
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(Part<'_>),
-    ) -> Poll<Result<(), h2::Error>> {
-        if !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // A stream that is already gone needs no window.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    sink(Part::Data(&data));
-                    return Poll::Ready(Ok(()));
-                }
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => self.data_ended = true,
-            }
-        }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
-        self.done = true;
-        match trailers {
-            Some(map) => {
-                if has_padded_value(&map) {
-                    return Poll::Ready(Err(Reason::PROTOCOL_ERROR.into()));
-                }
-                let mut trailers = Headers::new();
-                trailers.extend_from_map(&map);
-                sink(Part::Trailers(&trailers));
-            }
-            None => sink(Part::End),
-        }
+    ) -> Poll<Result<(), Broken>> {
+        self.done = ready!(stream.poll_body(cx, sink))?;
         Poll::Ready(Ok(()))
     }
 }

@@ -5,18 +5,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason as Code, RecvStream};
+use ripstop_h2::{Budget, Code, Config, FieldWriter, Guards, Role};
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::http::HttpProxy;
 use tokio::time::Instant;
 
-use super::flow::{Broken, Inflow, Outflow};
+use super::SEND_BUFFER;
+use super::crew::Crew;
+use super::flow::{Inflow, Outflow};
 use super::guard::{Allowance, Flood, Guard, Violation};
 use super::keepalive::Keepalive;
+use super::link::{self, Asked, Broken, Link};
 use super::rewound::{Rewound, Watch};
-use super::{SEND_BUFFER, has_padded_value};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
@@ -40,7 +40,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(1);
 const SPILT: usize = 256 * 1024;
 /// Resets that the client provoked (CVE-2025-8671).
-const LOCAL_RESETS: usize = 500;
+const LOCAL_RESETS: f32 = 500.0;
 /// Bytes of responses that wait for a client, per stream and over all streams of its connection: what comes from
 /// upstream is not read beyond that (CVE-2019-9517).
 const WAITING: usize = 128 * 1024;
@@ -61,36 +61,28 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
     };
     let config = proxy.config.clone();
     drop((view, chain));
-    let mut settings = h2::server::Builder::new();
-    settings
-        .initial_window_size(config.http2.initial_stream_window)
-        .initial_connection_window_size(config.http2.initial_connection_window)
-        .max_concurrent_streams(config.http2.max_concurrent_streams)
-        .max_header_list_size(config.limits.max_request_headers_bytes)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS))
-        .max_pending_accept_reset_streams(config.http2.floods.resets as usize)
-        .max_send_buffer_size(SEND_BUFFER);
     let now = Instant::now();
     let most = config.limits.max_request_headers_bytes;
     let guard = Guard::of_client(config.http2.floods, most, now);
-    let io = Rewound::new(early, stream, guard);
-    let watch = io.watch();
-    let shaking = settings.handshake::<_, Bytes>(io);
-    let mut h2 = match tokio::time::timeout(PREFACE_TIME, shaking).await {
-        Ok(Ok(h2)) => h2,
-        Ok(Err(error)) => {
-            return tracing::debug!(peer = %connection.peer, %error, "HTTP/2 did not begin");
-        }
-        Err(_) => {
-            return tracing::debug!(peer = %connection.peer, "the HTTP/2 preface did not come");
-        }
+    let mut io = Rewound::new(early, stream, guard);
+    let settings = Config {
+        stream_window: config.http2.initial_stream_window,
+        connection_window: config.http2.initial_connection_window,
+        streams: config.http2.max_concurrent_streams,
+        header_list: most,
+        output: SEND_BUFFER,
+        guards: guards(),
+        ..Config::default()
     };
-    let now = Instant::now();
+    let link = Link::new(connection.worker.clone(), Role::Server, settings);
     let mut driver = Driver {
-        keepalive: Keepalive::new(config.http2.keepalive, h2.ping_pong(), now),
+        keepalive: config
+            .http2
+            .keepalive
+            .map(|alive| Keepalive::new(alive, now)),
         judged: connection.worker.view().version,
         streams: Rc::new(Streams::new(&config, now)),
-        watch,
+        watch: io.watch(),
         opened: now,
         lifetime: lifetime(&config, &connection),
         served: 0,
@@ -99,8 +91,25 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
         timer: Timer::default(),
         config,
         connection,
+        link,
     };
-    std::future::poll_fn(|cx| driver.poll(cx, &mut h2)).await;
+    std::future::poll_fn(|cx| driver.poll(cx, &mut io)).await;
+}
+
+/// What [`Guard`] counts by the configured limits, the codec need not count again.
+pub(super) fn guards() -> Guards {
+    Guards {
+        resets: Budget::UNLIMITED,
+        errors: Budget::new(LOCAL_RESETS, LOCAL_RESETS / 10.0),
+        pings: Budget::UNLIMITED,
+        settings: Budget::UNLIMITED,
+        empty_data: Budget::UNLIMITED,
+        priorities: Budget::UNLIMITED,
+        windows: Budget::UNLIMITED,
+        unknown: Budget::UNLIMITED,
+        continuations: u32::MAX,
+        ..Guards::default()
+    }
 }
 
 /// `max_connection_duration`, 10 % more or less, so that the connections of a moment do not all end together.
@@ -110,10 +119,9 @@ fn lifetime(config: &HttpProxy, connection: &Connection) -> Option<Duration> {
     Some(most.mul_f64(0.9 + jitter))
 }
 
-type Connected = h2::server::Connection<Rewound, Bytes>;
-
 /// One connection's life.
 struct Driver {
+    link: Rc<Link>,
     connection: Rc<Connection>,
     config: std::sync::Arc<HttpProxy>,
     streams: Rc<Streams>,
@@ -225,43 +233,56 @@ impl Drop for Entered {
 }
 
 impl Driver {
-    fn poll(&mut self, cx: &mut Context<'_>, h2: &mut Connected) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, io: &mut Rewound) -> Poll<()> {
         self.streams.waker.replace(Some(cx.waker().clone()));
-        loop {
-            match h2.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    self.served += 1;
-                    let entered = Entered::new(&self.streams);
-                    let connection = self.connection.clone();
-                    tokio::task::spawn_local(exchange(connection, request, respond, entered));
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(peer = %self.connection.peer, %error, "HTTP/2 connection failed");
-                    if error.is_library() && error.reason() == Some(Code::ENHANCE_YOUR_CALM) {
-                        let stats = &self.connection.worker.shared.totals.http2;
-                        stats.flood(Flood::Codec).inc();
-                    }
-                    return Poll::Ready(());
-                }
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => break,
+        let driven = self.link.poll(cx, io);
+        while let Some(head) = self.link.take_malformed() {
+            self.record_malformed(head);
+        }
+        while let Some(asked) = self.link.accept() {
+            self.served += 1;
+            if asked.stream.broken().is_some() {
+                // Nobody waits for the answer any more, so nobody is asked for it.
+                self.streams.reset(Instant::now());
+                self.connection.worker.give_head(asked.head);
+                continue;
             }
+            let entered = Entered::new(&self.streams);
+            let call = Call {
+                connection: self.connection.clone(),
+                asked,
+                entered,
+            };
+            Crew::serve(&self.connection.worker, call);
+        }
+        if let Poll::Ready(ended) = driven {
+            if let Err(error) = ended {
+                tracing::debug!(peer = %self.connection.peer, %error, "HTTP/2 connection failed");
+                let flood = matches!(error, Broken::Violation(violation) if violation.is_flood());
+                if flood && self.broken.is_none() {
+                    let stats = &self.connection.worker.shared.totals.http2;
+                    stats.flood(Flood::Codec).inc();
+                }
+            }
+            return Poll::Ready(());
         }
         let now = Instant::now();
         if self.broken.is_none()
             && let Some(violation) = self.violation(now)
         {
-            self.break_off(violation, h2);
+            self.break_off(violation);
             self.closing = Some(now);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         if self.closing.is_none() && self.is_over(now) {
-            h2.graceful_shutdown();
+            self.link.shut_down();
             self.closing = Some(now);
             cx.waker().wake_by_ref();
         }
-        let gone = self.keepalive.as_mut().map(|alive| alive.poll_gone(cx));
+        let link = &self.link;
+        let keepalive = self.keepalive.as_mut();
+        let gone = keepalive.map(|alive| alive.poll_gone(link, cx));
         if matches!(gone, Some(Poll::Ready(()))) {
             return Poll::Ready(());
         }
@@ -269,12 +290,16 @@ impl Driver {
         match self.timer.poll_expired(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) if self.closing.is_some() => Poll::Ready(()),
+            Poll::Ready(()) if !self.link.is_begun() => {
+                tracing::debug!(peer = %self.connection.peer, "the HTTP/2 preface did not come");
+                Poll::Ready(())
+            }
             Poll::Ready(()) if self.violation(Instant::now()).is_some() => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
             Poll::Ready(()) => {
-                h2.graceful_shutdown();
+                self.link.shut_down();
                 self.closing = Some(now);
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -291,7 +316,7 @@ impl Driver {
     }
 
     /// Ends the connection and every request on it; the client is told the code.
-    fn break_off(&mut self, violation: Violation, h2: &mut Connected) {
+    fn break_off(&mut self, violation: Violation) {
         let connection = &self.connection;
         let code = match violation {
             Violation::FrameSize => Code::FRAME_SIZE_ERROR,
@@ -304,7 +329,16 @@ impl Driver {
             }
         };
         self.broken = Some(violation);
-        h2.abrupt_shutdown(code);
+        self.link.break_off(code, "");
+    }
+
+    /// A request that the codec refused is counted and logged all the same.
+    fn record_malformed(&mut self, head: RequestHead) {
+        let mut down = Refused(head);
+        let connection = &self.connection;
+        http::refuse(connection, &mut down, Reason::BadRequest, Refusal::Silence);
+        connection.worker.give_head(down.0);
+        self.streams.reset(Instant::now());
     }
 
     fn head_deadline(&self) -> Option<Instant> {
@@ -338,6 +372,7 @@ impl Driver {
         match self.closing {
             Some(closing) if self.broken.is_some() => Some(closing + FAREWELL),
             Some(closing) => idle.then(|| since.max(closing) + GOODBYE),
+            None if !self.link.is_begun() => Some(self.opened + PREFACE_TIME),
             None => {
                 let idle = match idle {
                     true => self.config.timeouts.idle.map(|most| since + most),
@@ -350,28 +385,35 @@ impl Driver {
     }
 }
 
-/// Serves one stream.
-async fn exchange(
+/// A request that is to be served.
+pub(super) struct Call {
     connection: Rc<Connection>,
-    request: ::http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    asked: Asked,
     entered: Entered,
-) {
+}
+
+/// Serves one stream.
+pub(super) async fn exchange(call: Call, timer: &mut Timer) {
+    let Call {
+        connection,
+        asked,
+        entered,
+    } = call;
     let view = connection.worker.view();
     let chain = connection.chain(&view);
     drop(view);
     let Some(proxy) = &chain.http else {
         return;
     };
-    let mut respond = respond;
-    if is_reset(&mut respond).await {
-        // Nobody waits for the answer any more, so nobody is asked for it.
+    let Asked {
+        stream,
+        mut head,
+        ended,
+        oversized,
+    } = asked;
+    if stream.broken().is_some() {
         return entered.streams.reset(Instant::now());
     }
-    let (parts, stream) = request.into_parts();
-    let mut head = RequestHead::from_http(&parts);
-    let padded = has_padded_value(&parts.headers);
-    drop(parts);
     join_cookies(&mut head);
     let rules = Rules {
         scheme: connection.scheme(),
@@ -379,26 +421,25 @@ async fn exchange(
         // Extended CONNECT (RFC 8441) is not offered, so nothing can ask for it.
         websocket: false,
     };
-    let intake = Inflow::new(stream);
     let most = proxy.config.limits.max_request_headers as usize;
     let admitted = match head.headers.len() > most {
+        _ if oversized => Err(Reason::RequestHeadTooLarge),
         true => Err(Reason::TooManyRequestHeaders),
-        false if padded => Err(Reason::BadRequest),
-        false => admit_h2(&mut head, &rules, intake.is_done()).map_err(|error| error.reason()),
+        false => admit_h2(&mut head, &rules, ended).map_err(|error| error.reason()),
     };
     let mut down = Http2 {
         head,
         admitted: *admitted.as_ref().unwrap_or(&Admitted::default()),
-        intake,
-        reply: Reply::Awaited(respond),
+        stream,
+        intake: Inflow::new(ended),
+        reply: Reply::Awaited,
         entered,
         failed: false,
         provoked: false,
         spilt: 0,
     };
-    let mut timer = Timer::default();
     match admitted {
-        Ok(_) => http::serve(&connection, &mut down, &mut timer).await,
+        Ok(_) => http::serve(&connection, &mut down, timer).await,
         // A malformed message is an error of its stream (RFC 9113 section 8.1.1).
         Err(reason @ Reason::BadRequest) => {
             http::refuse(&connection, &mut down, reason, Refusal::Silence);
@@ -426,11 +467,7 @@ async fn exchange(
     })
     .await;
     down.conclude();
-}
-
-/// Whether the client has reset the stream by now.
-async fn is_reset(respond: &mut SendResponse<Bytes>) -> bool {
-    std::future::poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await
+    connection.worker.give_head(down.head);
 }
 
 /// The crumbs of a cookie are one field for everyone else (RFC 9113 section 8.2.3).
@@ -452,6 +489,7 @@ fn join_cookies(head: &mut RequestHead) {
 struct Http2 {
     head: RequestHead,
     admitted: Admitted,
+    stream: link::Stream,
     intake: Inflow,
     reply: Reply,
     entered: Entered,
@@ -464,7 +502,7 @@ struct Http2 {
 }
 
 enum Reply {
-    Awaited(SendResponse<Bytes>),
+    Awaited,
     Flowing(Outflow),
     /// Reset from this side.
     Over,
@@ -473,8 +511,8 @@ enum Reply {
 impl Http2 {
     fn reset(&mut self, code: Code) {
         match std::mem::replace(&mut self.reply, Reply::Over) {
-            Reply::Awaited(mut respond) => respond.send_reset(code),
-            Reply::Flowing(mut out) if !out.is_done() => out.stream.send_reset(code),
+            Reply::Awaited => self.stream.reset(code),
+            Reply::Flowing(out) if !out.is_done() => self.stream.reset(code),
             Reply::Flowing(_) | Reply::Over => {}
         }
     }
@@ -486,19 +524,19 @@ impl Http2 {
     }
 
     fn is_reset_unanswered(&self) -> bool {
-        self.provoked || (self.failed && matches!(self.reply, Reply::Awaited(_)))
+        self.provoked || (self.failed && matches!(self.reply, Reply::Awaited))
     }
 
     /// Nothing more will be said: a response that is not whole by now never will be, and a request whose rest nobody
     /// wants is stopped (RFC 9113 section 8.1).
-    fn conclude(mut self) {
+    fn conclude(&mut self) {
         match &mut self.reply {
             Reply::Flowing(out) if out.is_done() => {
                 if !self.intake.is_done() && !self.failed {
-                    out.stream.send_reset(Code::NO_ERROR);
+                    self.stream.reset(Code::NO_ERROR);
                 }
             }
-            Reply::Flowing(_) | Reply::Awaited(_) => self.reset(Code::INTERNAL_ERROR),
+            Reply::Flowing(_) | Reply::Awaited => self.reset(Code::INTERNAL_ERROR),
             Reply::Over => {}
         }
     }
@@ -511,7 +549,7 @@ impl Http2 {
             let mut count = 0;
             let received = self
                 .intake
-                .poll_receive(cx, &mut |part| count += part.len().max(1));
+                .poll_receive(&self.stream, cx, &mut |part| count += part.len().max(1));
             self.spilt += count;
             match std::task::ready!(received) {
                 Ok(()) => {}
@@ -523,24 +561,32 @@ impl Http2 {
 
     /// Starts the response; `ended`: it has no body.
     fn begin(&mut self, head: &ResponseHead, framing: Framing, ended: bool) {
-        let Reply::Awaited(mut respond) = std::mem::replace(&mut self.reply, Reply::Over) else {
+        if !matches!(self.reply, Reply::Awaited) {
             return;
-        };
-        let Ok(mut response) = head.to_http() else {
-            return respond.send_reset(Code::INTERNAL_ERROR);
-        };
+        }
         // Where a response ends with its head, that says it all (and it is what Envoy writes).
-        if let Framing::Length(length @ 1..) = framing
-            && !head.headers.has(Known::ContentLength)
-        {
-            response
-                .headers_mut()
-                .insert(::http::header::CONTENT_LENGTH, length.into());
-        }
-        match respond.send_response(response, ended) {
-            Ok(stream) => self.reply = Reply::Flowing(Outflow::new(stream, ended)),
-            Err(_) => self.failed = true,
-        }
+        let length = match framing {
+            Framing::Length(length @ 1..) if !head.headers.has(Known::ContentLength) => Some(length),
+            _ => None,
+        };
+        let write = |writer: &mut FieldWriter<'_>| {
+            head.write_h2(writer);
+            if let Some(length) = length {
+                let mut digits = itoa::Buffer::new();
+                writer.field(b"content-length", digits.format(length).as_bytes());
+            }
+        };
+        self.reply = match self.stream.respond(false, ended, write) {
+            Ok(true) => Reply::Flowing(Outflow::new(ended)),
+            Ok(false) => {
+                self.failed = true;
+                Reply::Over
+            }
+            Err(_) => {
+                self.stream.reset(Code::INTERNAL_ERROR);
+                Reply::Over
+            }
+        };
     }
 }
 
@@ -551,41 +597,36 @@ impl Body for Http2 {
         sink: &mut dyn FnMut(Part<'_>),
     ) -> Poll<Result<(), Error>> {
         if !self.intake.is_done() {
-            let received = std::task::ready!(self.intake.poll_receive(cx, sink));
+            let received = self.intake.poll_receive(&self.stream, cx, sink);
+            let received = std::task::ready!(received);
             return Poll::Ready(received.map_err(|error| {
                 self.failed = true;
                 self.gone(error)
             }));
         }
-        let reset = match &mut self.reply {
-            Reply::Awaited(respond) => respond.poll_reset(cx),
-            Reply::Flowing(out) if !out.is_done() => out.stream.poll_reset(cx),
+        match &self.reply {
+            Reply::Awaited => {}
+            Reply::Flowing(out) if !out.is_done() => {}
             Reply::Flowing(_) | Reply::Over => return Poll::Pending,
-        };
-        let reset = std::task::ready!(reset);
+        }
+        let broken = std::task::ready!(self.stream.poll_broken(cx));
         self.failed = true;
-        Poll::Ready(Err(match reset {
-            Ok(code) => self.gone(Broken::Reset(code)),
-            Err(error) => self.gone(error),
-        }))
+        Poll::Ready(Err(self.gone(broken)))
     }
 
     fn push(&mut self, part: Part<'_>) -> Result<(), Error> {
-        match &mut self.reply {
-            Reply::Flowing(out) => {
-                let pushed = out.push(part);
-                self.entered.note(out.backlog());
-                pushed.map_err(|error| Error::terminal(Reason::UpstreamProtocol).because(error))
-            }
-            Reply::Awaited(_) | Reply::Over => Ok(()),
+        if let Reply::Flowing(out) = &mut self.reply {
+            out.push(&self.stream, part);
+            self.entered.note(out.backlog());
         }
+        Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Reply::Flowing(out) = &mut self.reply else {
             return Poll::Ready(Ok(()));
         };
-        let flushed = out.poll_flush(cx);
+        let flushed = out.poll_flush(&self.stream, cx);
         self.entered.note(out.backlog());
         flushed.map_err(|broken| {
             self.failed = true;
@@ -619,9 +660,11 @@ impl Downstream for Http2 {
     }
 
     fn inform(&mut self, head: &ResponseHead) {
-        if let (Reply::Awaited(respond), Ok(interim)) = (&mut self.reply, head.to_http()) {
+        if matches!(self.reply, Reply::Awaited) {
             // A client that is gone is found out by what follows.
-            let _ = respond.send_informational(interim);
+            let _gone = self
+                .stream
+                .respond(true, false, |writer| head.write_h2(writer));
         }
     }
 
@@ -642,7 +685,62 @@ impl Downstream for Http2 {
         match self.reply {
             Reply::Flowing(_) => self.entered.room(),
             // What comes with the head waits beside it, uncounted.
-            Reply::Awaited(_) | Reply::Over => BESIDE_HEAD,
+            Reply::Awaited | Reply::Over => BESIDE_HEAD,
         }
     }
+}
+
+/// A request that was reset before anybody saw it: all that is left of it is its record.
+struct Refused(RequestHead);
+
+impl Body for Refused {
+    fn poll_receive(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut dyn FnMut(Part<'_>),
+    ) -> Poll<Result<(), Error>> {
+        Poll::Pending
+    }
+
+    fn push(&mut self, _: Part<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn backlog(&self) -> usize {
+        0
+    }
+}
+
+impl Downstream for Refused {
+    fn request(&self) -> &RequestHead {
+        &self.0
+    }
+
+    fn request_mut(&mut self) -> &mut RequestHead {
+        &mut self.0
+    }
+
+    fn admitted(&self) -> Admitted {
+        Admitted::default()
+    }
+
+    fn is_request_complete(&self) -> bool {
+        true
+    }
+
+    fn room(&self) -> usize {
+        0
+    }
+
+    fn inform(&mut self, _: &ResponseHead) {}
+
+    fn respond(&mut self, _: &ResponseHead, _: Framing) {}
+
+    fn upgrade(&mut self, _: &ResponseHead) {}
+
+    fn abort(&mut self) {}
 }

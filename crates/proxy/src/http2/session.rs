@@ -3,15 +3,12 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::{ResponseFuture, SendRequest};
+use ripstop_h2::{Code, Config, FieldWriter, Role, Unopened};
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::Http2;
 use tokio::sync::watch;
@@ -20,18 +17,21 @@ use tokio::time::Instant;
 use super::SEND_BUFFER;
 use super::guard::{Guard, Violation};
 use super::keepalive::Keepalive;
+use super::link::{self, Link};
 use super::rewound::{Rewound, Watch};
+use super::server::guards;
 use crate::cluster::Cluster;
 use crate::error::{Error, Retry};
 use crate::pool::{Key, Ticket};
 use crate::stream::Stream;
+use crate::worker::Worker;
 
 /// Response heads above this are refused (R15.2).
 const RESPONSE_HEAD: u32 = 64 * 1024;
 
 /// One connection.
 pub(crate) struct Session {
-    sender: SendRequest<Bytes>,
+    link: Rc<Link>,
     local: Option<SocketAddr>,
     /// Streams this side opens at once.
     most: usize,
@@ -46,39 +46,36 @@ pub(crate) struct Session {
 
 impl Session {
     /// Starts HTTP/2 on a fresh connection; a task of its own drives it until nobody uses it any more.
-    pub(crate) async fn start(
+    pub(crate) fn start(
+        worker: &Rc<Worker>,
         stream: Stream,
         settings: &Http2,
         ticket: Ticket,
-        timeout: Duration,
-    ) -> Result<Rc<Session>, Error> {
+    ) -> Rc<Session> {
         let local = stream.local();
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(settings.initial_stream_window)
-            .initial_connection_window_size(settings.initial_connection_window)
-            .max_header_list_size(RESPONSE_HEAD)
-            .max_send_buffer_size(SEND_BUFFER)
-            .enable_push(false);
-        let guard = Guard::of_server(settings.floods, RESPONSE_HEAD, Instant::now());
-        let io = Rewound::new(Vec::new(), stream, guard);
-        let watch = io.watch();
-        let shaking = builder.handshake::<_, Bytes>(io);
-        let failed =
-            |kind, source: String| Err(Error::new(kind, Retry::Unprocessed).because(source));
-        let (sender, mut connection) = match tokio::time::timeout(timeout, shaking).await {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(error)) => return failed(Reason::ConnectFailure, error.to_string()),
-            Err(_) => return failed(Reason::ConnectTimeout, "no HTTP/2 preface".to_owned()),
+        let config = Config {
+            stream_window: settings.initial_stream_window,
+            connection_window: settings.initial_connection_window,
+            header_list: RESPONSE_HEAD,
+            output: SEND_BUFFER,
+            guards: guards(),
+            ..Config::default()
         };
-        let closed = Rc::new(Cell::new(false));
         let now = Instant::now();
-        let mut keepalive = Keepalive::new(settings.keepalive, connection.ping_pong(), now);
-        let (told, watched) = (closed.clone(), watch.clone());
+        let guard = Guard::of_server(settings.floods, RESPONSE_HEAD, now);
+        let mut io = Rewound::new(Vec::new(), stream, guard);
+        let watch = io.watch();
+        let link = Link::new(worker.clone(), Role::Client, config);
+        let closed = Rc::new(Cell::new(false));
+        let mut keepalive = settings.keepalive.map(|alive| Keepalive::new(alive, now));
+        let (told, watched, driven) = (closed.clone(), watch.clone(), link.clone());
         let stats = ticket.stats();
         tokio::task::spawn_local(async move {
             let ended = poll_fn(|cx| {
-                if let Poll::Ready(ended) = std::pin::Pin::new(&mut connection).poll(cx) {
+                if driven.is_abandoned() {
+                    driven.break_off(Code::NO_ERROR, "");
+                }
+                if let Poll::Ready(ended) = driven.poll(cx, &mut io) {
                     return Poll::Ready(ended.err());
                 }
                 if let Some(violation) = watched.violation() {
@@ -86,10 +83,14 @@ impl Session {
                         stats.flood(flood).inc();
                     }
                     tracing::debug!(?violation, "upstream HTTP/2 connection is given up");
+                    driven.give_up();
                     return Poll::Ready(None);
                 }
-                match keepalive.as_mut().map(|alive| alive.poll_gone(cx)) {
-                    Some(Poll::Ready(())) => Poll::Ready(None),
+                match keepalive.as_mut().map(|alive| alive.poll_gone(&driven, cx)) {
+                    Some(Poll::Ready(())) => {
+                        driven.give_up();
+                        Poll::Ready(None)
+                    }
                     Some(Poll::Pending) | None => Poll::Pending,
                 }
             })
@@ -100,8 +101,8 @@ impl Session {
             }
             drop(ticket);
         });
-        Ok(Rc::new(Session {
-            sender,
+        Rc::new(Session {
+            link,
             local,
             most: usize::try_from(settings.max_concurrent_streams).unwrap_or(usize::MAX),
             active: Cell::new(0),
@@ -110,11 +111,11 @@ impl Session {
             idle_since: Cell::new(now),
             closed,
             watch,
-        }))
+        })
     }
 
     fn has_room(&self) -> bool {
-        let most = self.most.min(self.sender.current_max_send_streams()).max(1);
+        let most = self.most.min(self.link.most_streams()).max(1);
         (self.active.get() as usize) < most
     }
 
@@ -124,6 +125,7 @@ impl Session {
         let age = now.saturating_duration_since(self.opened);
         let served = config.max_requests_per_connection;
         self.closed.get()
+            || self.link.is_closed()
             || (served > 0 && self.served.get() >= served)
             || config
                 .max_connection_duration
@@ -137,37 +139,43 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.link.nudge();
+    }
+}
+
 /// The right to one stream.
 pub(crate) struct Lease {
     session: Rc<Session>,
-    sender: SendRequest<Bytes>,
     reused: bool,
 }
 
 impl Lease {
     /// `None`: the connection takes no more streams after all.
-    pub(crate) async fn of(session: &Rc<Session>) -> Option<Lease> {
-        // Counted before anything else can run, so that the limit holds.
-        session.active.set(session.active.get() + 1);
-        let mut lease = Lease {
-            session: session.clone(),
-            sender: session.sender.clone(),
-            reused: session.served.get() > 0,
-        };
-        if poll_fn(|cx| lease.sender.poll_ready(cx)).await.is_err() {
+    pub(crate) fn of(session: &Rc<Session>) -> Option<Lease> {
+        if session.link.is_closed() {
             session.closed.set(true);
             return None;
         }
-        session.served.set(session.served.get() + 1);
-        Some(lease)
+        session.active.set(session.active.get() + 1);
+        let served = session.served.get();
+        session.served.set(served + 1);
+        Some(Lease {
+            session: session.clone(),
+            reused: served > 0,
+        })
     }
 
     pub(super) fn start(
-        &mut self,
-        request: ::http::Request<()>,
+        &self,
         ended: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.sender.send_request(request, ended)
+        head_only: bool,
+        connect: bool,
+        write: impl FnOnce(&mut FieldWriter<'_>),
+    ) -> Result<link::Stream, Unopened> {
+        let link = &self.session.link;
+        link.request(ended, head_only, connect, write)
     }
 
     pub(super) fn is_reused(&self) -> bool {

@@ -828,6 +828,22 @@ fn a_block_beyond_measure_ends_the_connection() {
 }
 
 #[test]
+fn a_few_bytes_that_stand_for_megabytes_end_the_connection() {
+    let bomb = |times| {
+        let mut block = vec![0x40, 1, b'x', 0x7f, 0xa1, 0x1e];
+        block.extend([b'a'; 4_000]);
+        block.extend(vec![0xbe; times]);
+        block
+    };
+    let mut server = begun(Role::Server, Config::default());
+    // Too large, and whoever sends it is told so; the next block builds on it.
+    let large = frame(1, 5, 1, &bomb(20));
+    feed(&mut server, &large, NOW).unwrap();
+    let outcome = feed(&mut server, &frame(1, 5, 3, &bomb(64)), NOW);
+    assert_eq!(outcome, Err(Violation::ListFlood));
+}
+
+#[test]
 fn windows_of_a_byte_are_given_up_on() {
     let mut server = begun(Role::Server, Config::default());
     let mut bytes = settings(&[(4, 0)]);
