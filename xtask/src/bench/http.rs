@@ -1,6 +1,6 @@
-//! CPU time per HTTP/1.1 request through ripstop and its peers, as ratios within one run.
+//! CPU time per request through ripstop and its peers, as ratios within one run.
 //!
-//! Each proxy has one worker pinned to processor 0; load (wrk) and backend (nginx) share the others.
+//! Each proxy has one worker pinned to processor 0; load (wrk, h2load) and backend (nginx) share the others.
 
 use std::path::Path;
 
@@ -15,6 +15,9 @@ use super::subject::{Ground, Shape, Subject};
 const REPETITIONS: usize = 5;
 const LOAD_SECONDS: u32 = 3;
 const CONNECTIONS: u32 = 32;
+/// Over HTTP/2, and streams at once on each of them.
+const SESSIONS: u32 = 8;
+const STREAMS: u32 = 10;
 /// A proxy by itself is to end at a sidecar's size, however it was configured.
 const MOST_MIB: f64 = 14.0;
 
@@ -29,7 +32,7 @@ struct Workload {
     bars: &'static [(&'static str, f64, &'static str)],
 }
 
-const WORKLOADS: [Workload; 6] = [
+const WORKLOADS: [Workload; 7] = [
     Workload {
         name: "W1",
         title: "HTTP/1.1, keep-alive, 5 bytes",
@@ -52,6 +55,17 @@ const WORKLOADS: [Workload; 6] = [
         bars: &[
             ("envoy", 0.27, "0.27 × Envoy's pair"),
             ("haproxy", 0.85, "0.85 × HAProxy's pair"),
+        ],
+    },
+    Workload {
+        name: "W4",
+        title: "HTTP/2 on both sides, plain text, 5 bytes",
+        path: "/",
+        shape: Shape::Http2Hop,
+        close: false,
+        bars: &[
+            ("envoy", 0.45, "0.45 × Envoy"),
+            ("haproxy", 1.0, "aim: 1.0 × HAProxy"),
         ],
     },
     Workload {
@@ -115,8 +129,11 @@ pub(super) fn measure(root: &Path, ripstop: &Path, report: &mut Report) -> anyho
     Ok(())
 }
 
-/// Requests answered, as wrk counts them.
+/// Requests answered, as the load counts them.
 fn load(ground: &Ground<'_>, port: u16, workload: &Workload) -> anyhow::Result<f64> {
+    if workload.shape == Shape::Http2Hop {
+        return load_http2(ground, port, workload);
+    }
     let output = pinned(&ground.others)
         .args(["wrk", "-t1"])
         .args([format!("-c{CONNECTIONS}"), format!("-d{LOAD_SECONDS}s")])
@@ -134,12 +151,37 @@ fn load(ground: &Ground<'_>, port: u16, workload: &Workload) -> anyhow::Result<f
     requests.with_context(|| format!("wrk said: {text}"))
 }
 
+fn load_http2(ground: &Ground<'_>, port: u16, workload: &Workload) -> anyhow::Result<f64> {
+    let output = pinned(&ground.others)
+        .args(["h2load", "-t1", &format!("-D{LOAD_SECONDS}")])
+        .args([format!("-c{SESSIONS}"), format!("-m{STREAMS}")])
+        .arg(format!("http://127.0.0.1:{port}{}", workload.path))
+        .output()
+        .context("h2load cannot be started: run scripts/prerequisites.sh bench")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.starts_with("requests:"));
+    let counts = line.with_context(|| format!("h2load said: {text}"))?;
+    ensure!(
+        counts.contains(" 0 failed, 0 errored, 0 timeout"),
+        "not every answer was a good one: {text}"
+    );
+    let done = counts
+        .split(", ")
+        .find_map(|count| count.strip_suffix(" succeeded"));
+    let done = done.and_then(|count| count.parse().ok());
+    done.with_context(|| format!("h2load said: {text}"))
+}
+
 fn print(workload: &Workload, subjects: &[Subject], report: &mut Report) {
     let Workload {
         name, title, shape, ..
     } = workload;
+    let connections = match shape {
+        Shape::Http2Hop => SESSIONS,
+        _ => CONNECTIONS,
+    };
     report.section(&format!(
-        "{name}: {title}; {CONNECTIONS} connections, one worker on one processor, {REPETITIONS} × {LOAD_SECONDS} s interleaved"
+        "{name}: {title}; {connections} connections, one worker on one processor, {REPETITIONS} × {LOAD_SECONDS} s interleaved"
     ));
     println!(
         "  {:<16} {:>26} {:>16} {:>12} {:>10} {:>11}",

@@ -29,7 +29,7 @@ struct Workload {
 }
 
 /// One request after the other on one connection: nothing depends on who comes when.
-const WORKLOADS: [Workload; 5] = [
+const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "HTTP/1.1",
         shape: Shape::Hop,
@@ -45,6 +45,12 @@ const WORKLOADS: [Workload; 5] = [
     Workload {
         name: "HTTP/2 to HTTP/1.1",
         shape: Shape::Hop,
+        load: &[],
+        path: "/",
+    },
+    Workload {
+        name: "HTTP/2",
+        shape: Shape::Http2Hop,
         load: &[],
         path: "/",
     },

@@ -15,11 +15,14 @@ use config::{Job, Kind, Tls};
 mod config;
 
 pub(super) const BACKEND: u16 = 18_200;
+/// The same over HTTP/2.
+const HTTP2_BACKEND: u16 = 18_199;
 const BODY: usize = 16 * 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     Hop,
+    Http2Hop,
     /// Two proxies, mutual TLS between them.
     Pair,
     /// ripstop alone: with few routes and rules, and with many.
@@ -95,6 +98,8 @@ impl<'g> Ground<'g> {
     pub(super) fn subjects(&self, shape: Shape) -> anyhow::Result<Vec<Subject>> {
         let names: &[&str] = match shape {
             Shape::Hop => &["ripstop", "envoy", "nginx", "haproxy", "relay"],
+            // nginx speaks HTTP/2 to clients alone.
+            Shape::Http2Hop => &["ripstop", "envoy", "haproxy", "relay"],
             Shape::Pair => &["ripstop", "envoy", "nginx", "haproxy"],
             Shape::TcpHop => &["ripstop", "envoy", "haproxy", "relay"],
             Shape::TcpPair => &["ripstop", "envoy", "haproxy"],
@@ -114,10 +119,15 @@ impl<'g> Ground<'g> {
         name: &'static str,
     ) -> anyhow::Result<Subject> {
         let port = BACKEND + 1 + 2 * at as u16;
-        let (to, keys) = (BACKEND, self.folder);
+        let keys = self.folder;
+        let to = match shape {
+            Shape::Http2Hop => HTTP2_BACKEND,
+            _ => BACKEND,
+        };
         let http = |routes, rules| Kind::Http { routes, rules };
         let (kind, pair) = match shape {
             Shape::Hop => (http(1, 0), false),
+            Shape::Http2Hop => (Kind::Http2, false),
             Shape::Pair => (http(1, 0), true),
             Shape::Policies if at == 0 => (http(500, 50), false),
             Shape::Policies => (http(1, 1), false),
@@ -152,6 +162,7 @@ impl<'g> Ground<'g> {
 
     fn proxy(&self, name: &str, port: u16, job: Job<'_>) -> anyhow::Result<Command> {
         let file = self.folder.join(format!("{port}.yaml"));
+        let to = job.to.to_string();
         let mut command = pinned("0");
         let text = match name {
             "envoy" => {
@@ -170,7 +181,7 @@ impl<'g> Ground<'g> {
             "relay" => {
                 command.arg(std::env::current_exe()?);
                 command.args(["bench-peer", "relay"]);
-                command.args([port.to_string(), BACKEND.to_string()]);
+                command.args([port.to_string(), to]);
                 String::new()
             }
             _ => {
@@ -185,7 +196,7 @@ impl<'g> Ground<'g> {
 
     pub(super) fn backend(&self) -> anyhow::Result<Running> {
         let file = self.folder.join("backend.conf");
-        fs::write(&file, config::backend(self.folder, BACKEND))?;
+        fs::write(&file, config::backend(self.folder, BACKEND, HTTP2_BACKEND))?;
         fs::write(self.folder.join("16k"), vec![b'x'; BODY])?;
         let running = Running::start(pinned(&self.others).args(["nginx", "-c"]).arg(&file))?;
         wait_for(BACKEND).context("nginx does not listen: run scripts/prerequisites.sh bench")?;

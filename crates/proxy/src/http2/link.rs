@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use ripstop_h2::{
-    Code, Config, Connection, Event, FieldWriter, Head, HeadKind, Role, StreamId, Unopened, Violation,
+    Code, Config, Connection, Event, FieldWriter, Head, HeadKind, Role, StreamId, Unopened,
+    Violation,
 };
 use rustc_hash::FxHashMap;
 use tokio::io::AsyncWrite;

@@ -566,7 +566,9 @@ impl Http2 {
         }
         // Where a response ends with its head, that says it all (and it is what Envoy writes).
         let length = match framing {
-            Framing::Length(length @ 1..) if !head.headers.has(Known::ContentLength) => Some(length),
+            Framing::Length(length @ 1..) if !head.headers.has(Known::ContentLength) => {
+                Some(length)
+            }
             _ => None,
         };
         let write = |writer: &mut FieldWriter<'_>| {

@@ -11,13 +11,15 @@ pub(super) struct Job<'f> {
     pub(super) tls: Tls<'f>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// By the last of so many routes, allowed by the last of so many rules.
     Http {
         routes: usize,
         rules: usize,
     },
+    /// On both sides, with one route.
+    Http2,
     Tcp,
 }
 
@@ -40,11 +42,12 @@ pub(super) fn bootstrap(port: u16, job: Job<'_>) -> String {
     let (listener_tls, cluster_tls) = match job.tls {
         Tls::None => (String::new(), String::new()),
         Tls::Originate(keys) => {
-            let context = format!("sni: server, {}", common_tls(keys, "client", SERVER));
+            let common = common_tls(keys, "client", SERVER, "istio-http/1.1");
+            let context = format!("sni: server, {common}");
             (String::new(), tls("    ", "UpstreamTlsContext", &context))
         }
         Tls::Terminate(keys) => {
-            let context = common_tls(keys, "server", CLIENT);
+            let context = common_tls(keys, "server", CLIENT, "ripstop-h2, istio-http/1.1");
             let context = format!("require_client_certificate: true, {context}");
             (
                 tls("      ", "DownstreamTlsContext", &context),
@@ -55,7 +58,9 @@ pub(super) fn bootstrap(port: u16, job: Job<'_>) -> String {
     let filter = match job.kind {
         Kind::Tcp => TCP.to_owned(),
         Kind::Http { routes, rules } => manager(routes, rules),
+        Kind::Http2 => manager(1, 0),
     };
+    let protocol = if job.kind == Kind::Http2 { HTTP2 } else { "" };
     format!(
         r#"
 static_resources:
@@ -68,12 +73,18 @@ static_resources:
   - name: b
     type: STATIC
     outlier_detection: {{consecutive_5xx: 5}}
-{cluster_tls}    load_assignment:
+{protocol}{cluster_tls}    load_assignment:
       cluster_name: b
       endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {to}}}}}}}}}]}}]
 "#
     )
 }
+
+const HTTP2: &str = r#"    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+"#;
 
 const TCP: &str = r#"      - name: envoy.filters.network.tcp_proxy
         typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: bench, cluster: b}
@@ -131,10 +142,11 @@ fn rbac(rules: usize) -> String {
     text
 }
 
-fn common_tls(keys: &Path, own: &str, peer: &str) -> String {
+/// The protocols are those of a mesh: two ripstops share connections.
+fn common_tls(keys: &Path, own: &str, peer: &str, alpn: &str) -> String {
     let keys = keys.display();
     format!(
-        "common_tls_context: {{tls_certificates: [{{certificate_chain: {{filename: {keys}/{own}.pem}}, private_key: {{filename: {keys}/{own}.key}}}}], \
+        "common_tls_context: {{alpn_protocols: [{alpn}], tls_certificates: [{{certificate_chain: {{filename: {keys}/{own}.pem}}, private_key: {{filename: {keys}/{own}.key}}}}], \
          validation_context: {{trusted_ca: {{filename: {keys}/ca.pem}}, match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: '{peer}'}}}}]}}}}"
     )
 }
@@ -181,10 +193,11 @@ pub(super) fn nginx(folder: &Path, port: u16, job: Job<'_>) -> String {
 }
 
 /// What answers: 5 bytes, 16 KiB of announced length, and 16 KiB in chunks.
-pub(super) fn backend(folder: &Path, port: u16) -> String {
+pub(super) fn backend(folder: &Path, port: u16, http2: u16) -> String {
     let root = folder.display();
     let server = format!(
-        "server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; location = / {{ return 200 'hello'; }}\n\
+        "server {{ listen 127.0.0.1:{http2} http2 backlog=4096; http2_max_concurrent_streams 1024; location = / {{ return 200 'hello'; }} }}\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; location = / {{ return 200 'hello'; }}\n\
          location = /16k {{ }} location = /chunked {{ alias {root}/16k; ssi on; ssi_types *; }} }}"
     );
     nginx_around(folder, port, &server)
@@ -218,8 +231,12 @@ pub(super) fn haproxy(port: u16, job: Job<'_>) -> String {
             (bind, String::new())
         }
     };
+    let (bind, server) = match job.kind {
+        Kind::Http2 => (format!("{bind} proto h2"), format!("{server} proto h2")),
+        Kind::Http { .. } | Kind::Tcp => (bind, server),
+    };
     let mode = match job.kind {
-        Kind::Http { .. } => "http",
+        Kind::Http { .. } | Kind::Http2 => "http",
         Kind::Tcp => "tcp",
     };
     format!(
