@@ -19,6 +19,8 @@ pub const H2: &[u8] = b"h2";
 
 /// What a sidecar offers when it sends HTTP/1.1 to a mesh peer.
 pub const MESH_HTTP1: &[&[u8]] = &[ISTIO_HTTP_11, ISTIO, HTTP_11];
+/// What a sidecar offers when it sends HTTP/1.1 to a mesh peer and requests may share a connection.
+pub const MESH_SHARED: &[&[u8]] = &[RIPSTOP_H2, ISTIO_HTTP_11, ISTIO, HTTP_11];
 /// What a sidecar offers when it sends HTTP/2 to a mesh peer.
 pub const MESH_HTTP2: &[&[u8]] = &[ISTIO_H2, ISTIO, H2];
 /// What a sidecar offers when it sends opaque TCP to a mesh peer.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use ripstop_model::defaults::envoy;
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds};
 use ripstop_model::snapshot::endpoint::Target;
@@ -77,6 +78,11 @@ impl Breaker {
             connections: AtomicU32::new(0),
             permits,
         }
+    }
+
+    /// Whether connections are few on purpose, so that requests must not share them. Envoy's own limit is no such purpose.
+    pub(crate) fn counts_connections(&self) -> bool {
+        self.limits.max_connections < envoy::THRESHOLDS.max_connections
     }
 
     /// Counts a request; it is refused at `max_requests`.

@@ -278,6 +278,69 @@ impl Headers {
         }
     }
 
+    /// Takes every field with this name out, and says where the first one's value still stands.
+    pub(crate) fn cut(&mut self, name: &str) -> Option<Span> {
+        let wanted = Wanted::new(name);
+        let found = self
+            .fields_named(wanted.known)
+            .iter()
+            .find(|field| wanted.matches(field, &self.text))
+            .map(|field| field.value())?;
+        self.remove_named(name);
+        Some(found)
+    }
+
+    /// Spells the names as in `names`, a list with commas in the order of the fields; where it says `Host`, such a field
+    /// with the value `host` is put. Fields beyond the list stay as they are. `false` if it lists other names; the fields are
+    /// then not to be used.
+    pub(crate) fn respell(&mut self, names: Span, host: Span) -> bool {
+        let (mut start, end) = (names.start(), names.end());
+        let mut at = 0;
+        while start < end {
+            let list = self.text.get(start..end).unwrap_or_default();
+            let name = match memchr::memchr(b',', list) {
+                Some(length) => Span::new(start, start + length),
+                None => Span::new(start, end),
+            };
+            let spelt = name.of(&self.text);
+            if spelt.eq_ignore_ascii_case(b"host") && !host.is_empty() {
+                let field = self.push_again(name, host);
+                self.fields.insert(at, field);
+            } else {
+                let field = self.fields.get(at).map(|field| field.name());
+                let same = |field: &Span| field.of(&self.text).eq_ignore_ascii_case(spelt);
+                let Some(field) = field.filter(same) else {
+                    return false;
+                };
+                self.text
+                    .copy_within(name.start()..name.end(), field.start());
+            }
+            at += 1;
+            start = name.end() + 1;
+        }
+        true
+    }
+
+    /// A Host field of what stands in the text already.
+    fn push_again(&mut self, name: Span, value: Span) -> Field {
+        let name_start = self.text.len();
+        self.text.extend_from_within(name.start()..name.end());
+        self.text.extend_from_slice(b": ");
+        let value_start = self.text.len();
+        self.text.extend_from_within(value.start()..value.end());
+        let value = Span::new(value_start, self.text.len());
+        self.text.extend_from_slice(b"\r\n");
+        self.present |= Known::Host.bit();
+        Field {
+            name_start: Span::new(name_start, value_start).start,
+            value_start: value.start,
+            value_len: value.len,
+            name_len: u16::try_from(name.len).unwrap_or(u16::MAX),
+            known: Known::Host,
+            canonical: true,
+        }
+    }
+
     /// Gives the first field of this kind a new value, in its place and with its spelling of the name, and removes
     /// the others; appends if there is none.
     pub fn set(&mut self, known: Known, value: impl AsRef<[u8]>) {

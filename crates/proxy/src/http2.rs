@@ -9,9 +9,11 @@ mod flow;
 mod guard;
 mod keepalive;
 mod link;
+mod refused;
 mod rewound;
 pub mod server;
 mod session;
+mod spelling;
 
 pub(crate) use crew::Crew;
 pub(crate) use guard::Flood;

@@ -271,9 +271,17 @@ impl RequestHead {
         Ok(None)
     }
 
-    /// Writes an HTTP/2 request, its pseudo-header fields first.
+    /// What HTTP/2 does not carry, or carries elsewhere.
+    const EXCEPT: u64 = Known::HOP_BY_HOP & !Known::Te.bit() | Known::Host.bit();
+
+    /// Writes an HTTP/2 request.
     pub(crate) fn write_h2(&self, writer: &mut ripstop_h2::FieldWriter<'_>) {
-        const EXCEPT: u64 = Known::HOP_BY_HOP & !Known::Te.bit() | Known::Host.bit();
+        self.write_pseudo(writer, &uri_bytes(&self.path_and_query()));
+        self.headers.write_fields(writer, RequestHead::EXCEPT);
+    }
+
+    /// The pseudo-header fields, which come first.
+    pub(crate) fn write_pseudo(&self, writer: &mut ripstop_h2::FieldWriter<'_>, target: &str) {
         writer.field(b":method", self.method_str().as_bytes());
         if self.form != TargetForm::Authority {
             writer.field(b":scheme", self.scheme.as_str().as_bytes());
@@ -282,9 +290,8 @@ impl RequestHead {
             writer.field(b":authority", self.authority_sent().as_bytes());
         }
         if self.form != TargetForm::Authority {
-            writer.field(b":path", uri_bytes(&self.path_and_query()).as_bytes());
+            writer.field(b":path", target.as_bytes());
         }
-        self.headers.write_fields(writer, EXCEPT);
     }
 
     /// Takes over an HTTP/2 request that the codec has checked; [`crate::http1::admit_h2`] must follow.
@@ -374,9 +381,13 @@ impl ResponseHead {
 
     /// Writes an HTTP/2 response.
     pub(crate) fn write_h2(&self, writer: &mut ripstop_h2::FieldWriter<'_>) {
+        self.write_pseudo(writer);
+        self.headers.write_fields(writer, Known::HOP_BY_HOP);
+    }
+
+    pub(crate) fn write_pseudo(&self, writer: &mut ripstop_h2::FieldWriter<'_>) {
         let mut digits = itoa::Buffer::new();
         writer.field(b":status", digits.format(self.status).as_bytes());
-        self.headers.write_fields(writer, Known::HOP_BY_HOP);
     }
 
     /// Takes over an HTTP/2 response that the codec has checked.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_identity::alpn::Carried;
+use ripstop_model::defaults::envoy;
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::Protocol;
 use ripstop_model::snapshot::endpoint::Target;
@@ -130,14 +131,14 @@ pub async fn acquire(
 ) -> Result<Leg, Error> {
     let worker = &connection.worker;
     let transport = cluster.transports.of(&member.endpoint);
-    let carries = carries(cluster, transport, wanted);
+    let carries = carries(cluster, transport, priority, wanted);
     let authority = wanted.head.authority();
     let key = Key {
         address: member.endpoint.address.clone(),
         transport: key_of(transport, member, authority, carries),
     };
     let now = Instant::now();
-    if matches!(carries, Carries::Http2 | Carries::Http) {
+    if matches!(carries, Carries::Http2 | Carries::Http | Carries::Shared) {
         while let Some(session) = worker.pools.session(cluster, &key, now) {
             if let Some(lease) = Lease::of(&session) {
                 return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
@@ -167,24 +168,38 @@ pub async fn acquire(
     };
     let (stream, proof) = place.open(carries).await?;
     let chosen = proof.as_ref().and_then(Proof::carried);
-    if carries == Carries::Http && chosen == Some(Carried::Http2) {
-        return place.adopt(key, stream, ticket).await;
+    if matches!(carries, Carries::Http | Carries::Shared) && chosen == Some(Carried::Http2) {
+        return place.adopt(key, stream, ticket, carries);
     }
     let fresh = Http1::new(worker.clone(), cluster.clone(), key, stream, ticket);
     Ok(Leg::Http1(Box::new(fresh)))
 }
 
 /// Which protocol the request goes by. A WebSocket handshake stays on HTTP/1 where there is a choice.
-fn carries(cluster: &Cluster, transport: Transport<'_>, wanted: Wanted<'_>) -> Carries {
+fn carries(
+    cluster: &Cluster,
+    transport: Transport<'_>,
+    priority: Priority,
+    wanted: Wanted<'_>,
+) -> Carries {
     let upgrades = wanted.upgrade == Some(Upgrade::WebSocket);
+    let http1 = match transport {
+        Transport::Tls(tls) if tls.may_share() && wanted.upgrade.is_none() => {
+            match cluster.breaker(priority).counts_connections() {
+                true => Carries::Http1,
+                false => Carries::Shared,
+            }
+        }
+        _ => Carries::Http1,
+    };
     match &cluster.config.protocol {
-        Protocol::Http1(_) => Carries::Http1,
+        Protocol::Http1(_) => http1,
         Protocol::Http2(_) => Carries::Http2,
         Protocol::Downstream { .. } if wanted.head.version == Version::Http2 => Carries::Http2,
         Protocol::Alpn { .. } if matches!(transport, Transport::Tls(_)) && !upgrades => {
             Carries::Http
         }
-        Protocol::Downstream { .. } | Protocol::Alpn { .. } => Carries::Http1,
+        Protocol::Downstream { .. } | Protocol::Alpn { .. } => http1,
     }
 }
 
@@ -257,26 +272,39 @@ impl Place<'_> {
             Turn::Given(idle) => idle.into_ticket(),
         };
         let (stream, _) = self.open(Carries::Http2).await?;
-        self.speak(stream, ticket).await
+        Ok(self.speak(stream, ticket, Carries::Http2))
     }
 
-    async fn speak(&self, stream: Stream, ticket: Ticket) -> Result<Rc<Session>, Error> {
-        let config = &self.cluster.config;
-        let settings = match &config.protocol {
+    fn speak(&self, stream: Stream, ticket: Ticket, carries: Carries) -> Rc<Session> {
+        let settings = match &self.cluster.config.protocol {
             Protocol::Http2(http2)
             | Protocol::Downstream { http2, .. }
             | Protocol::Alpn { http2, .. } => http2,
-            Protocol::Http1(_) => return Err(Error::terminal(Reason::UpstreamProtocol)),
+            Protocol::Http1(_) => &envoy::HTTP2,
         };
         let worker = &self.connection.worker;
-        Ok(Session::start(worker, stream, settings, ticket))
+        let spelt = carries == Carries::Shared;
+        Session::start(worker, stream, settings, ticket, spelt)
     }
 
     /// The server chose HTTP/2.
-    async fn adopt(&self, key: Key, stream: Stream, ticket: Ticket) -> Result<Leg, Error> {
-        let session = self.speak(stream, ticket).await?;
+    fn adopt(
+        &self,
+        key: Key,
+        stream: Stream,
+        ticket: Ticket,
+        carries: Carries,
+    ) -> Result<Leg, Error> {
         let pools = &self.connection.worker.pools;
-        pools.adopt(self.cluster, key, session.clone());
+        // Requests that come together find out together; one of their connections is enough.
+        let session = match pools.session(self.cluster, &key, Instant::now()) {
+            Some(session) => session,
+            None => {
+                let session = self.speak(stream, ticket, carries);
+                pools.adopt(self.cluster, key, session.clone());
+                session
+            }
+        };
         match Lease::of(&session) {
             Some(lease) => Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease)))),
             None => Err(Error::new(Reason::UpstreamClosed, Retry::Unprocessed)),

@@ -195,6 +195,8 @@ pub enum Carries {
     Http2,
     /// HTTP of either version, as the server chooses.
     Http,
+    /// HTTP/1, in frames on a connection that requests share if the server is a ripstop too.
+    Shared,
     Tcp,
 }
 
@@ -221,6 +223,8 @@ pub struct Originator {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
     http: Arc<ClientConfig>,
+    /// `None`: the configuration offers no protocol of the mesh.
+    shared: Option<Arc<ClientConfig>>,
     tcp: Arc<ClientConfig>,
     sni: Option<ServerName<'static>>,
     auto_sni: AutoSni,
@@ -263,6 +267,7 @@ impl Originator {
             http1: offering(Carries::Http1),
             http2: offering(Carries::Http2),
             http: offering(Carries::Http),
+            shared: is_of_mesh(&config.alpn).then(|| offering(Carries::Shared)),
             tcp: offering(Carries::Tcp),
             sni,
             auto_sni: config.auto_sni,
@@ -275,6 +280,11 @@ impl Originator {
     /// Whether the peer is a member of this proxy's own mesh, and learns that this one is.
     pub fn is_mesh(&self) -> bool {
         self.mesh
+    }
+
+    /// Whether [`Carries::Shared`] can be asked for.
+    pub fn may_share(&self) -> bool {
+        self.shared.is_some()
     }
 
     /// The name to ask for and to verify. An address where there is no name: it is then not sent.
@@ -315,6 +325,7 @@ impl Originator {
             Carries::Http1 => &self.http1,
             Carries::Http2 => &self.http2,
             Carries::Http => &self.http,
+            Carries::Shared => self.shared.as_ref().unwrap_or(&self.http1),
             Carries::Tcp => &self.tcp,
         };
         let connector = TlsConnector::from(config.clone());
@@ -345,19 +356,23 @@ impl Originator {
 /// The ALPN list for what a connection will carry. In the mesh it is the protocol that decides, as Istio's ALPN filter
 /// does; elsewhere the configured list, or the protocol's own token where there is none, as Envoy's pools do.
 fn offered(configured: &[String], carries: Carries) -> Vec<Vec<u8>> {
-    let mesh = configured
-        .iter()
-        .any(|token| alpn::is_mesh(token.as_bytes()));
-    match (mesh, carries) {
+    match (is_of_mesh(configured), carries) {
         (true, Carries::Http1) => alpn::list(alpn::MESH_HTTP1),
         (true, Carries::Http2 | Carries::Http) => alpn::list(alpn::MESH_HTTP2),
+        (true, Carries::Shared) => alpn::list(alpn::MESH_SHARED),
         (true, Carries::Tcp) => alpn::list(alpn::MESH_TCP),
         (false, _) if !configured.is_empty() => tokens(configured),
-        (false, Carries::Http1) => alpn::list(&[alpn::HTTP_11]),
+        (false, Carries::Http1 | Carries::Shared) => alpn::list(&[alpn::HTTP_11]),
         (false, Carries::Http2) => alpn::list(&[alpn::H2]),
         (false, Carries::Http) => alpn::list(&[alpn::H2, alpn::HTTP_11]),
         (false, Carries::Tcp) => Vec::new(),
     }
+}
+
+fn is_of_mesh(configured: &[String]) -> bool {
+    configured
+        .iter()
+        .any(|token| alpn::is_mesh(token.as_bytes()))
 }
 
 /// The host of an authority, if it is a name.

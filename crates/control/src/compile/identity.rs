@@ -229,8 +229,13 @@ pub(super) fn downstream(view: &View<'_>, alpn: Vec<String>) -> Arc<DownstreamTl
 }
 
 /// ALPN tokens of an inbound chain: those that announce HTTP inside mesh mTLS, and those that announce opaque bytes.
-pub(super) fn inbound_http() -> Vec<String> {
-    tokens(&[alpn::ISTIO_H2, alpn::ISTIO_HTTP_11, alpn::ISTIO_HTTP_10])
+pub(super) fn inbound_http(view: &View<'_>) -> Vec<String> {
+    let known = [alpn::ISTIO_H2, alpn::ISTIO_HTTP_11, alpn::ISTIO_HTTP_10];
+    match view.client.stock {
+        true => tokens(&known),
+        // Before the others: who offers it would rather share a connection.
+        false => tokens(&[&[alpn::RIPSTOP_H2], &known[..]].concat()),
+    }
 }
 
 pub(super) fn inbound_tcp(view: &View<'_>) -> Vec<String> {

@@ -207,7 +207,7 @@ impl Side<'_, '_> {
     /// The filter-chain sets of D5.
     fn rows(&self, mode: Mode, protocol: AppProtocol) -> Vec<Row> {
         use TransportProtocol::{RawBuffer, Tls};
-        let http_alpn = identity::inbound_http();
+        let http_alpn = identity::inbound_http(self.view);
         let tcp_alpn = identity::inbound_tcp(self.view);
         let mesh: Vec<String> = http_alpn.iter().chain(&tcp_alpn).cloned().collect();
         let plain: Vec<String> = PLAIN_HTTP.map(str::to_owned).to_vec();
@@ -298,7 +298,7 @@ impl Side<'_, '_> {
     fn tls(&self, http: bool, protocol: AppProtocol) -> Arc<DownstreamTls> {
         let mut alpn = Vec::new();
         if http {
-            alpn.extend(identity::inbound_http());
+            alpn.extend(identity::inbound_http(self.view));
             if protocol.is_http() {
                 alpn.extend(identity::inbound_tcp(self.view));
             }

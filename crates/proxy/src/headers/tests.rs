@@ -85,3 +85,39 @@ fn specials_are_dropped_or_replaced_in_place() {
         "Host: c\r\nX-One: 1\r\nAccept: text/html\r\nx-one: 2\r\n"
     );
 }
+
+#[test]
+fn names_are_spelt_as_a_list_says() {
+    let spelt = |list: &str| {
+        let mut headers = Headers::new();
+        for (name, value) in [("accept", "a"), ("x-one", "1"), ("x-late", "2")] {
+            headers.append_named(name, value);
+        }
+        let host = headers.intern(b"h.test:80");
+        headers.append_named("x-list", list);
+        let names = headers.cut("x-list").unwrap();
+        let fits = headers.respell(names, host);
+        let mut out = Vec::new();
+        headers.write_lines(&mut out, 0, |_| Line::Keep);
+        (fits, String::from_utf8(out).unwrap())
+    };
+    assert_eq!(
+        spelt("Accept,HOST,x-ONE,x-late"),
+        (
+            true,
+            "Accept: a\r\nHOST: h.test:80\r\nx-ONE: 1\r\nx-late: 2\r\n".to_owned()
+        )
+    );
+    // What comes behind was put there by the proxy itself.
+    let (fits, lines) = spelt("ACCEPT");
+    assert!(fits && lines.starts_with("ACCEPT: a\r\nx-one: 1"));
+    for lie in [
+        "x-one,accept",
+        "accept,x-one,x-late,x-more",
+        "acc",
+        ",",
+        "accept,,x-one",
+    ] {
+        assert!(!spelt(lie).0, "{lie}");
+    }
+}

@@ -10,6 +10,7 @@ use ripstop_model::seam::Ends;
 use super::flow::{Inflow, Outflow};
 use super::link::{Broken, Stream};
 use super::session::Lease;
+use super::spelling;
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Part, Upstream};
 use crate::headers::Known;
@@ -119,13 +120,24 @@ impl Upstream for Http2 {
         self.method = head.method();
         let ended = framing == Framing::None;
         let length = match framing {
-            Framing::Length(length) if !head.headers.has(Known::ContentLength) => Some(length),
+            _ if head.headers.has(Known::ContentLength) => None,
+            Framing::Length(length) => Some(length),
+            // As over HTTP/1: where a body could be expected, that there is none is said.
+            Framing::None if self.lease.is_spelt() && self.method.may_have_body() => Some(0),
             _ => None,
         };
         let connect = self.method == Method::Connect;
         let head_only = self.method == Method::Head;
         let write = |writer: &mut FieldWriter<'_>| {
-            head.write_h2(writer);
+            match self.lease.is_spelt() {
+                true => {
+                    let worker = self.lease.worker();
+                    let mut list = worker.take_buffer();
+                    spelling::request(head, &mut list, writer);
+                    worker.give_buffer(list);
+                }
+                false => head.write_h2(writer),
+            }
             if let Some(length) = length {
                 let mut digits = itoa::Buffer::new();
                 writer.field(b"content-length", digits.format(length).as_bytes());
@@ -159,6 +171,9 @@ impl Upstream for Http2 {
         stream
             .worker()
             .give_response(std::mem::replace(head, response));
+        if stream.is_spelt() && spelling::of_response(head).is_err() {
+            return Poll::Ready(malformed("has other names than it says"));
+        }
         if head.status < 200 {
             return Poll::Ready(check(head).map(|()| Accepted {
                 interim: true,

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use ripstop_h2::FieldWriter;
 
 use super::link::{Broken, Stream};
+use super::spelling;
 use crate::exchange::Part;
 use crate::headers::{Headers, Known};
 
@@ -91,7 +92,7 @@ impl Outflow {
                         stream.send(&[], true);
                     }
                     Some(trailers) => {
-                        stream.trailers(|writer| write(&trailers, writer))?;
+                        stream.trailers(|writer| write(stream, &trailers, writer))?;
                     }
                 }
                 self.done = true;
@@ -113,13 +114,16 @@ impl Outflow {
     }
 }
 
-fn write(trailers: &Headers, writer: &mut FieldWriter<'_>) {
-    trailers.write_fields(writer, Known::HOP_BY_HOP);
+fn write(stream: &Stream, trailers: &Headers, writer: &mut FieldWriter<'_>) {
+    match stream.is_spelt() {
+        true => spelling::trailers(trailers, &mut Vec::new(), writer),
+        false => trailers.write_fields(writer, Known::HOP_BY_HOP),
+    }
 }
 
 /// `false`: they are not sent, and trying again tells why.
 fn send_trailers(stream: &Stream, trailers: &Headers) -> bool {
-    stream.trailers(|writer| write(trailers, writer)) == Ok(true)
+    stream.trailers(|writer| write(stream, trailers, writer)) == Ok(true)
 }
 
 /// What comes in.

@@ -17,6 +17,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::rewound::Rewound;
+use super::spelling;
 use crate::exchange::Part;
 use crate::headers::Headers;
 use crate::message::{RequestHead, ResponseHead};
@@ -78,13 +79,26 @@ impl Slot {
     }
 
     /// A response head, whether final or not.
-    fn answer(&mut self, worker: &Worker, head: &Head, end: bool) {
+    fn answer(&mut self, worker: &Worker, kind: HeadKind, head: &Head, end: bool) {
+        if kind == HeadKind::Interim && self.heads.len() >= HEADS {
+            return;
+        }
         let mut response = worker.take_response();
         response.take_over(head);
         match &self.head {
             None => self.head = Some((response, end)),
             Some(_) => self.heads.push_back((response, end)),
         }
+    }
+
+    fn trail(&mut self, head: &Head, spelt: bool) {
+        let mut trailers = Headers::new();
+        trailers.take_over(head);
+        // Trailers that are not what they say are none.
+        if spelt && spelling::of_trailers(&mut trailers).is_err() {
+            trailers.clear();
+        }
+        self.end = Some(End::Trailers(trailers));
     }
 
     fn take(&mut self, worker: &Worker, data: &[u8], end: bool) {
@@ -136,6 +150,8 @@ struct Inner {
 
 pub(super) struct Link {
     worker: Rc<Worker>,
+    /// Heads say how HTTP/1 spelt them; both sides are ripstops.
+    spelt: bool,
     inner: RefCell<Inner>,
     driver: RefCell<Option<Waker>>,
     opened: Instant,
@@ -149,9 +165,10 @@ enum Fed {
 }
 
 impl Link {
-    pub(super) fn new(worker: Rc<Worker>, role: Role, config: Config) -> Rc<Link> {
+    pub(super) fn new(worker: Rc<Worker>, role: Role, config: Config, spelt: bool) -> Rc<Link> {
         Rc::new(Link {
             worker,
+            spelt,
             inner: RefCell::new(Inner {
                 codec: Connection::new(role, config),
                 slots: FxHashMap::default(),
@@ -289,30 +306,17 @@ impl Link {
                         }
                         Event::Head {
                             stream,
-                            kind: HeadKind::Trailers,
-                            head,
-                            ..
-                        } => {
-                            if let Some(slot) = slots.get_mut(&stream) {
-                                let mut trailers = Headers::new();
-                                trailers.take_over(head);
-                                slot.end = Some(End::Trailers(trailers));
-                                woke |= slot.wake();
-                            }
-                        }
-                        Event::Head {
-                            stream,
                             kind,
                             head,
                             end,
                         } => {
-                            let Some(slot) = slots.get_mut(&stream) else {
-                                continue;
-                            };
-                            if kind == HeadKind::Response || slot.heads.len() < HEADS {
-                                slot.answer(worker, head, end);
+                            if let Some(slot) = slots.get_mut(&stream) {
+                                match kind {
+                                    HeadKind::Trailers => slot.trail(head, self.spelt),
+                                    _ => slot.answer(worker, kind, head, end),
+                                }
+                                woke |= slot.wake();
                             }
-                            woke |= slot.wake();
                         }
                         Event::Data { stream, data, end } => {
                             if let Some(slot) = slots.get_mut(&stream) {
@@ -363,6 +367,14 @@ impl Link {
             }
         }
         Fed::More { woke }
+    }
+
+    pub(super) fn is_spelt(&self) -> bool {
+        self.spelt
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
     }
 
     /// The next request.
@@ -504,6 +516,11 @@ impl Stream {
             self.link.nudge();
         }
         Some(acted)
+    }
+
+    /// See [`super::spelling`].
+    pub(super) fn is_spelt(&self) -> bool {
+        self.link.spelt
     }
 
     /// What serves it.

@@ -22,7 +22,7 @@ pub(super) struct Rewound {
     watch: Rc<Watch>,
 }
 
-/// What is known of a connection below its codec; the codec keeps of an error only its text.
+/// What is known of a connection below its codec.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     /// What TLS said of a connection that broke.

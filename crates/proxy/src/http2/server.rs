@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ripstop_h2::{Budget, Code, Config, FieldWriter, Guards, Role};
+use ripstop_identity::alpn;
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::http::HttpProxy;
 use tokio::time::Instant;
@@ -16,7 +17,9 @@ use super::flow::{Inflow, Outflow};
 use super::guard::{Allowance, Flood, Guard, Violation};
 use super::keepalive::Keepalive;
 use super::link::{self, Asked, Broken, Link};
+use super::refused::Refused;
 use super::rewound::{Rewound, Watch};
+use super::spelling;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
@@ -62,7 +65,12 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
     let config = proxy.config.clone();
     drop((view, chain));
     let now = Instant::now();
-    let most = config.limits.max_request_headers_bytes;
+    let spelt = is_spelt(&connection);
+    // The names are there twice; whoever sends them has counted them as HTTP/1 does.
+    let most = match spelt {
+        true => config.limits.max_request_headers_bytes.saturating_mul(2),
+        false => config.limits.max_request_headers_bytes,
+    };
     let guard = Guard::of_client(config.http2.floods, most, now);
     let mut io = Rewound::new(early, stream, guard);
     let settings = Config {
@@ -74,7 +82,7 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
         guards: guards(),
         ..Config::default()
     };
-    let link = Link::new(connection.worker.clone(), Role::Server, settings);
+    let link = Link::new(connection.worker.clone(), Role::Server, settings, spelt);
     let mut driver = Driver {
         keepalive: config
             .http2
@@ -94,6 +102,12 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
         link,
     };
     std::future::poll_fn(|cx| driver.poll(cx, &mut io)).await;
+}
+
+/// Both sides agreed on how HTTP/1 comes in frames.
+fn is_spelt(connection: &Connection) -> bool {
+    let token = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    token.is_some_and(|token| token.as_bytes() == alpn::RIPSTOP_H2)
 }
 
 /// What [`Guard`] counts by the configured limits, the codec need not count again.
@@ -427,6 +441,13 @@ pub(super) async fn exchange(call: Call, timer: &mut Timer) {
         true => Err(Reason::TooManyRequestHeaders),
         false => admit_h2(&mut head, &rules, ended).map_err(|error| error.reason()),
     };
+    let admitted = match stream.is_spelt() {
+        true => admitted.and_then(|admitted| match spelling::of_request(&mut head) {
+            Ok(()) => Ok(admitted),
+            Err(spelling::Misspelt) => Err(Reason::BadRequest),
+        }),
+        false => admitted,
+    };
     let mut down = Http2 {
         head,
         admitted: *admitted.as_ref().unwrap_or(&Admitted::default()),
@@ -566,13 +587,13 @@ impl Http2 {
         }
         // Where a response ends with its head, that says it all (and it is what Envoy writes).
         let length = match framing {
-            Framing::Length(length @ 1..) if !head.headers.has(Known::ContentLength) => {
-                Some(length)
-            }
+            _ if head.headers.has(Known::ContentLength) => None,
+            Framing::Length(0) if !self.stream.is_spelt() => None,
+            Framing::Length(length) => Some(length),
             _ => None,
         };
         let write = |writer: &mut FieldWriter<'_>| {
-            head.write_h2(writer);
+            write_head(&self.stream, head, writer);
             if let Some(length) = length {
                 let mut digits = itoa::Buffer::new();
                 writer.field(b"content-length", digits.format(length).as_bytes());
@@ -589,6 +610,17 @@ impl Http2 {
                 Reply::Over
             }
         };
+    }
+}
+
+fn write_head(stream: &link::Stream, head: &ResponseHead, writer: &mut FieldWriter<'_>) {
+    match stream.is_spelt() {
+        true => {
+            let mut list = stream.worker().take_buffer();
+            spelling::response(head, &mut list, writer);
+            stream.worker().give_buffer(list);
+        }
+        false => head.write_h2(writer),
     }
 }
 
@@ -666,7 +698,7 @@ impl Downstream for Http2 {
             // A client that is gone is found out by what follows.
             let _gone = self
                 .stream
-                .respond(true, false, |writer| head.write_h2(writer));
+                .respond(true, false, |writer| write_head(&self.stream, head, writer));
         }
     }
 
@@ -690,59 +722,4 @@ impl Downstream for Http2 {
             Reply::Awaited | Reply::Over => BESIDE_HEAD,
         }
     }
-}
-
-/// A request that was reset before anybody saw it: all that is left of it is its record.
-struct Refused(RequestHead);
-
-impl Body for Refused {
-    fn poll_receive(
-        &mut self,
-        _: &mut Context<'_>,
-        _: &mut dyn FnMut(Part<'_>),
-    ) -> Poll<Result<(), Error>> {
-        Poll::Pending
-    }
-
-    fn push(&mut self, _: Part<'_>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn backlog(&self) -> usize {
-        0
-    }
-}
-
-impl Downstream for Refused {
-    fn request(&self) -> &RequestHead {
-        &self.0
-    }
-
-    fn request_mut(&mut self) -> &mut RequestHead {
-        &mut self.0
-    }
-
-    fn admitted(&self) -> Admitted {
-        Admitted::default()
-    }
-
-    fn is_request_complete(&self) -> bool {
-        true
-    }
-
-    fn room(&self) -> usize {
-        0
-    }
-
-    fn inform(&mut self, _: &ResponseHead) {}
-
-    fn respond(&mut self, _: &ResponseHead, _: Framing) {}
-
-    fn upgrade(&mut self, _: &ResponseHead) {}
-
-    fn abort(&mut self) {}
 }

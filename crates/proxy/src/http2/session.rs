@@ -51,21 +51,26 @@ impl Session {
         stream: Stream,
         settings: &Http2,
         ticket: Ticket,
+        spelt: bool,
     ) -> Rc<Session> {
         let local = stream.local();
+        let response_head = match spelt {
+            true => 2 * RESPONSE_HEAD,
+            false => RESPONSE_HEAD,
+        };
         let config = Config {
             stream_window: settings.initial_stream_window,
             connection_window: settings.initial_connection_window,
-            header_list: RESPONSE_HEAD,
+            header_list: response_head,
             output: SEND_BUFFER,
             guards: guards(),
             ..Config::default()
         };
         let now = Instant::now();
-        let guard = Guard::of_server(settings.floods, RESPONSE_HEAD, now);
+        let guard = Guard::of_server(settings.floods, response_head, now);
         let mut io = Rewound::new(Vec::new(), stream, guard);
         let watch = io.watch();
-        let link = Link::new(worker.clone(), Role::Client, config);
+        let link = Link::new(worker.clone(), Role::Client, config, spelt);
         let closed = Rc::new(Cell::new(false));
         let mut keepalive = settings.keepalive.map(|alive| Keepalive::new(alive, now));
         let (told, watched, driven) = (closed.clone(), watch.clone(), link.clone());
@@ -176,6 +181,15 @@ impl Lease {
     ) -> Result<link::Stream, Unopened> {
         let link = &self.session.link;
         link.request(ended, head_only, connect, write)
+    }
+
+    /// See [`super::spelling`].
+    pub(super) fn is_spelt(&self) -> bool {
+        self.session.link.is_spelt()
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        self.session.link.worker()
     }
 
     pub(super) fn is_reused(&self) -> bool {

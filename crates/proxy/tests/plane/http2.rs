@@ -461,7 +461,7 @@ fn draining_says_goaway_and_finishes_what_runs() {
 }
 
 /// A cluster that speaks mesh mTLS, and a chain that demands it.
-const MESH_CLUSTER: &str = r#"    transport_socket:
+pub(crate) const MESH_CLUSTER: &str = r#"    transport_socket:
       name: tls
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
@@ -476,7 +476,7 @@ const MESH_CLUSTER: &str = r#"    transport_socket:
               - {san_type: URI, matcher: {exact: "spiffe://cluster.local/ns/default/sa/server"}}
             validation_context_sds_secret_config: {name: ROOTCA}
 "#;
-const MESH_CHAIN: &str = r#"      transport_socket:
+pub(crate) const MESH_CHAIN: &str = r#"      transport_socket:
         name: tls
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext

@@ -12,4 +12,5 @@ mod replay;
 mod retry;
 mod routing;
 mod serving;
+mod sharing;
 mod strict;

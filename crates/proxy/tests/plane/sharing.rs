@@ -1,0 +1,200 @@
+//! HTTP/1 between two ripstop sidecars, many requests on one connection: both ends see what they see when each request
+//! has a connection of its own.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use ripstop_proxy::Running;
+use ripstop_testkit::http::Client;
+use ripstop_testkit::upstream::{Request, Step, Upstream, response};
+
+use crate::http2::{MESH_CHAIN, MESH_CLUSTER};
+use crate::kit::{Mesh, TO_A, bootstrap, reaches, start_as, stat};
+
+const SHARED: &str = "ripstop-h2, istio-http/1.1";
+const SEPARATE: &str = "istio-http/1.1";
+
+/// A client's sidecar and a server's.
+struct Pair {
+    client: Running,
+    server: Running,
+}
+
+impl Pair {
+    /// `accepted`: what the server's sidecar accepts. `limits`: further settings of the client's cluster.
+    fn start(up: &Upstream, accepted: &str, limits: &str) -> Pair {
+        let mesh = Mesh::new();
+        let manager = "          upgrade_configs: [{upgrade_type: websocket}]\n          http_protocol_options: {accept_http_10: true}";
+        let chain = MESH_CHAIN.replace("istio-h2, istio-http/1.1, h2, http/1.1", accepted);
+        let inbound = bootstrap(manager, TO_A, &[("a", &[up.port()], "")]).replace(
+            "    filter_chains:\n    - filters:",
+            &format!("    filter_chains:\n    - {}\n      filters:", chain.trim()),
+        );
+        let server = start_as(&inbound, 1, Some(mesh.identity("server")));
+        let port = server.address("l").unwrap().port();
+        let settings = format!("{MESH_CLUSTER}{limits}");
+        let outbound = bootstrap(manager, TO_A, &[("a", &[port], &settings)]);
+        let client = start_as(&outbound, 1, Some(mesh.identity("client")));
+        Pair { client, server }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.client.address("l").unwrap()
+    }
+
+    /// Connections from the client's sidecar to the server's.
+    fn connections(&self) -> i64 {
+        stat(&self.server, "http.l.downstream_cx_total").unwrap_or_default()
+    }
+}
+
+fn answer(request: &Request) -> Vec<Step> {
+    let text: &[u8] = match request.target().as_str() {
+        "/missing" => b"HTTP/1.1 404 Nicht Gefunden\r\nSERVER: x\r\ncontent-Length: 2\r\nX-ODD: 1\r\nx-odd: 2\r\n\r\nno",
+        "/silent" => b"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
+        "/empty" => b"HTTP/1.1 204 No Content\r\nX-One: 1\r\n\r\n",
+        "/fresh" => b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\nETag: \"a\"\r\n\r\n",
+        "/head" => b"HTTP/1.1 200 OK\r\nContent-LENGTH: 7\r\n\r\n",
+        "/chunked" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\nx-MORE: 2\r\n\r\n",
+        "/early" => b"HTTP/1.1 103 Early Hints\r\nLINK: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na",
+        "/old" => {
+            let text = b"HTTP/1.0 200 OK\r\nX-Old: 1\r\n\r\nuntil the end";
+            return vec![Step::Write(text.to_vec()), Step::Close];
+        }
+        _ => b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello",
+    };
+    vec![Step::Write(text.to_vec())]
+}
+
+const REQUESTS: &[&str] = &[
+    "GET /plain HTTP/1.1\r\nhOsT: A.test\r\nX-ODD: 1\r\naccept: */*\r\nx-odd: 2\r\nConnection: close\r\n\r\n",
+    "GET /a?b=<c>&d=`e` HTTP/1.1\r\nX-First: 1\r\nConnection: close\r\nUSER-AGENT: x\r\nHOST: a:80\r\n\r\n",
+    "GET http://b.test/abs HTTP/1.1\r\nHost: b.test\r\nX-Last:\r\nConnection: close\r\n\r\n",
+    "GET /ten HTTP/1.0\r\nX-Ten: 1\r\nHost: a\r\n\r\n",
+    "PURGE /own-method HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "POST /body HTTP/1.1\r\nHost: a\r\nContent-LENGTH: 3\r\nConnection: close\r\n\r\nabc",
+    "POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    "POST /pieces HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\nx-MORE: 2\r\n\r\n",
+    "GET /missing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "GET /silent HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "GET /empty HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "GET /fresh HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "HEAD /head HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "GET /chunked HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close, TE\r\n\r\n",
+    "GET /early HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "GET /old HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+];
+
+/// Every byte that comes back.
+fn ask(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    steady(&String::from_utf8(all).unwrap())
+}
+
+/// Without the values that differ from request to request.
+fn steady(text: &str) -> String {
+    const CHANGING: [&str; 4] = [
+        "date",
+        "x-request-id",
+        "x-envoy-upstream-service-time",
+        "traceparent",
+    ];
+    let lines = text.split("\r\n").map(|line| match line.split_once(':') {
+        Some((name, _)) if CHANGING.contains(&name) => name,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\r\n")
+}
+
+#[test]
+fn both_ends_see_what_they_see_over_connections_of_their_own() {
+    let (own, common) = (Upstream::http(answer), Upstream::http(answer));
+    let separate = Pair::start(&own, SEPARATE, "");
+    let shared = Pair::start(&common, SHARED, "");
+    for request in REQUESTS {
+        let wanted = ask(separate.address(), request);
+        assert!(wanted.starts_with("HTTP/1.1 "), "{request:?}: {wanted:?}");
+        assert_eq!(ask(shared.address(), request), wanted, "{request:?}");
+    }
+    let seen = |up: &Upstream| {
+        let text = |bytes: &[u8]| steady(&String::from_utf8_lossy(bytes));
+        up.requests()
+            .iter()
+            .map(|request| (text(&request.head), text(&request.raw_body)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&own).len(), REQUESTS.len());
+    assert_eq!(seen(&common).len(), REQUESTS.len());
+    for (shared, separate) in seen(&common).iter().zip(&seen(&own)) {
+        assert_eq!(shared, separate);
+    }
+    assert_eq!(shared.connections(), 1);
+}
+
+#[test]
+fn requests_share_a_connection_until_told_otherwise() {
+    let up = Upstream::always(200, "fine");
+    let shared = Pair::start(&up, SHARED, "");
+    let limit = "    circuit_breakers: {thresholds: [{max_connections: 100}]}\n";
+    let limited = Pair::start(&up, SHARED, limit);
+    for pair in [&shared, &limited] {
+        let address = pair.address();
+        assert_eq!(Client::connect(address).get("a", "/").text(), "fine");
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(move || {
+                    let mut client = Client::connect(address);
+                    for _ in 0..20 {
+                        assert_eq!(client.get("a", "/").text(), "fine");
+                    }
+                });
+            }
+        });
+        reaches(&pair.server, "http.l.downstream_rq_total", 401);
+    }
+    assert_eq!(shared.connections(), 1);
+    assert!(limited.connections() > 1, "{}", limited.connections());
+}
+
+#[test]
+fn a_websocket_has_a_connection_of_its_own() {
+    let up = Upstream::tcp(|conversation| {
+        conversation.request()?;
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+        conversation.play(&Step::Write(switched.to_vec()))?;
+        Ok(())
+    });
+    let pair = Pair::start(&up, SHARED, "");
+    let mut client = Client::connect(pair.address());
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n");
+    let answer = client.any_response(false).unwrap();
+    assert_eq!(answer.status, 101);
+    assert_eq!(client.bytes(5).unwrap(), b"hello");
+}
+
+#[test]
+fn who_leaves_takes_nobody_along() {
+    let up = Upstream::http(|request| match request.target().as_str() {
+        "/slow" => vec![Step::Wait(Duration::from_secs(20))],
+        _ => response(200, "fine"),
+    });
+    let pair = Pair::start(&up, SHARED, "");
+    let mut stays = Client::connect(pair.address());
+    assert_eq!(stays.get("a", "/").text(), "fine");
+    for _ in 0..3 {
+        let mut leaves = Client::connect(pair.address());
+        leaves.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(stays.get("a", "/").text(), "fine");
+        drop(leaves);
+        assert_eq!(stays.get("a", "/").text(), "fine");
+    }
+    reaches(&pair.server, "http.l.downstream_rq_active", 0);
+    assert_eq!(pair.connections(), 1);
+}
