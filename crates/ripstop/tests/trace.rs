@@ -10,6 +10,8 @@ use ripstop_testkit::process::Guard;
 
 #[path = "trace/kernel.rs"]
 mod kernel;
+#[path = "trace/others.rs"]
+mod others;
 #[path = "trace/restart.rs"]
 mod restart;
 #[path = "trace/shop.rs"]
