@@ -43,7 +43,7 @@ pub(super) fn pinned(processors: &str) -> Command {
 }
 
 pub(super) fn wait_for(port: u16) -> anyhow::Result<()> {
-    let patience = Instant::now() + Duration::from_secs(20);
+    let patience = Instant::now() + Duration::from_secs(60);
     loop {
         match std::net::TcpStream::connect(("127.0.0.1", port)) {
             Ok(_) => return Ok(()),
