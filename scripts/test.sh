@@ -29,6 +29,7 @@ step lint cargo clippy --workspace --all-targets --quiet -- -D warnings
 step tests cargo test --workspace --no-fail-fast
 step optimised cargo build --profile quick --package ripstop
 step instructions cargo xtask instructions
+[ "${1:-}" != long ] || step mutants cargo xtask mutants
 [ "${1:-}" != long ] || step long cargo test --package ripstop --package ripstop-host --no-fail-fast --features ripstop/long,ripstop-host/long
 
 printf '\n'

@@ -1,7 +1,9 @@
 //! What is done twice: `cargo xtask tidy` checks the crate edges and the invariants, `cargo xtask bench` measures,
-//! `cargo xtask instructions` compares what a request costs, `cargo xtask order` renews the order of the binary's functions.
+//! `cargo xtask instructions` compares what a request costs, `cargo xtask order` renews the order of the binary's functions,
+//! `cargo xtask mutants` tests the tests.
 
 mod bench;
+mod mutants;
 mod order;
 mod tidy;
 
@@ -14,7 +16,8 @@ usage: cargo xtask tidy                check the crate edges and the invariants 
                                        tcp, connect, memory
        cargo xtask instructions        compare the instructions per request of target/quick/ripstop (or RIPSTOP_BIN) with
                                        xtask/instructions.tsv (needs valgrind)
-       cargo xtask order               renew crates/ripstop/sidecar.order (needs valgrind; some minutes)";
+       cargo xtask order               renew crates/ripstop/sidecar.order (needs valgrind; some minutes)
+       cargo xtask mutants [NUMBER…]   who notices each of crates/ripstop/tests/oracle/mutants.tsv (some 20 minutes)";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +25,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["tidy"] => tidy::run(root()?),
         ["bench", ref sections @ ..] => bench::run(root()?, sections),
         ["instructions"] => bench::instructions(root()?),
+        ["mutants", ref only @ ..] => mutants::run(root()?, only),
         ["order"] => order::run(root()?).map(|()| ExitCode::SUCCESS),
         ["bench-peer", ref arguments @ ..] => bench::peer(arguments),
         _ => {

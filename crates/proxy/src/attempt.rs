@@ -224,7 +224,7 @@ impl<'v> Plan<'v> {
         let consistent = self.hash.is_some();
         let avoid = self.attempts.avoids_previous_hosts() && !consistent;
         let tried = if avoid { self.tried.as_slice() } else { &[] };
-        let destination = self.destination.unwrap_or(request.connection.destination);
+        let destination = self.destination.or(request.connection.original());
         let wish = Wish {
             hash: self.hash,
             tried,
@@ -635,6 +635,9 @@ fn prepare(
             .original_host
             .get_or_insert_with(|| head.authority_sent().to_owned());
         if *original != *name {
+            if !request.proxy.router.suppress_envoy_headers {
+                head.headers.set_named("x-envoy-original-host", &*original);
+            }
             route::rewrite_host(plan.forward, name, head);
         }
     }

@@ -45,6 +45,8 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Where it wanted to go: the original destination, or `local`.
     pub destination: SocketAddr,
+    /// The listener asks where that was; where it does not, a client wanted what it connected to.
+    pub asks: bool,
     pub tls: Option<TlsFacts>,
     /// Judged again when policies change.
     pub caller: Caller,
@@ -95,6 +97,11 @@ pub struct Hello {
 }
 
 impl Connection {
+    /// Where clusters that pass connections on send this one: to its own listener it would come back for ever.
+    pub fn original(&self) -> Option<SocketAddr> {
+        (self.asks || self.destination != self.local).then_some(self.destination)
+    }
+
     /// The chain that serves the next request: the running configuration's version of the one the connection came in by.
     /// A connection whose chain is gone keeps the one it has.
     pub fn chain(&self, view: &Tables) -> Arc<Chain> {
@@ -164,6 +171,7 @@ struct Arrival {
     direct: IpAddr,
     local: SocketAddr,
     destination: SocketAddr,
+    asks: bool,
 }
 
 /// How long a PROXY header may take where the listener sets no limit.
@@ -208,6 +216,7 @@ pub(crate) async fn serve(
             Ok(Err(_)) | Err(_) => return,
         }
     }
+    let asks = config.inspect.original_dst || config.use_original_dst;
     let told = refusal::Told {
         opened,
         peer,
@@ -246,6 +255,7 @@ pub(crate) async fn serve(
         direct,
         local,
         destination,
+        asks,
     };
     arrival.serve(stream).await;
 }
@@ -377,6 +387,7 @@ impl Arrival {
             peer: self.peer,
             local: self.local,
             destination: self.destination,
+            asks: self.asks,
             tls,
             caller,
             refusal: None,

@@ -11,6 +11,7 @@ use ripstop_model::reason::Reason;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use crate::attempt::earliest;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
@@ -222,7 +223,11 @@ impl Http1 {
             false => timeouts.request_headers.or(timeouts.idle),
         };
         let start = *since.get_or_insert_with(Instant::now);
-        let deadline = timeout.map(|timeout| start + timeout);
+        let oldest = timeouts.max_connection_duration.filter(|_| waiting);
+        let deadline = earliest([
+            timeout.map(|timeout| start + timeout),
+            oldest.map(|oldest| connection.opened + oldest),
+        ]);
         timer.set(match resting {
             true => Some(connection.opened + FRESH),
             false => deadline,

@@ -163,7 +163,8 @@ async fn exchange<D: Downstream>(
             let matched = &selected.route.matches.path;
             return Err(route::answer_redirect(redirect, matched, down.request()));
         }
-        Action::None => return Err(Reply::new(Reason::RouteNotFound)),
+        // A route that leads to no cluster, which is what Envoy says of it.
+        Action::None => return Err(Reply::new(Reason::ClusterNotFound)),
     };
     if let Some(upgrade) = down.admitted().upgrade
         && !request.proxy.allows(upgrade, forward)

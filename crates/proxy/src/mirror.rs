@@ -163,7 +163,7 @@ impl Shadow {
     /// The head; `None`: nobody to send it to.
     async fn begin(&mut self) -> Result<Option<Leg>, Error> {
         let worker = self.connection.worker.clone();
-        let destination = self.connection.destination;
+        let destination = self.connection.original();
         let Some(picked) = worker.choose(&self.cluster, Wish::default(), destination) else {
             return Ok(None);
         };

@@ -131,6 +131,7 @@ pub(crate) async fn serve(
         peer: told.peer,
         local: told.local,
         destination: told.destination,
+        asks: false,
         tls: None,
         caller: Caller {
             principals: None,

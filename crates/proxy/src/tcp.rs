@@ -233,7 +233,7 @@ pub(crate) async fn connect(
                 tried: &tried,
                 ..Wish::default()
             },
-            connection.destination,
+            connection.original(),
         );
         let picked = picked.ok_or_else(|| Error::terminal(cluster.nobody()))?;
         attempts.count += 1;

@@ -206,16 +206,17 @@ impl Worker {
         z ^ (z >> 31)
     }
 
-    /// A member for the next attempt: where the client wanted to go, if the cluster passes connections on, else by the
-    /// cluster's policy.
+    /// A member for the next attempt: where the client wanted to go, if that is known and the cluster passes connections
+    /// on, else by the cluster's policy.
     pub fn choose(
         &self,
         cluster: &Cluster,
         wish: Wish<'_>,
-        destination: SocketAddr,
+        destination: Option<SocketAddr>,
     ) -> Option<Picked> {
         match &cluster.config.discovery {
             Discovery::OriginalDst { port_override, .. } => {
+                let destination = destination?;
                 let port = port_override.unwrap_or(destination.port());
                 Some(Picked::alone(SocketAddr::new(destination.ip(), port)))
             }

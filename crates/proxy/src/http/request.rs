@@ -143,6 +143,13 @@ impl<'v> Request<'v> {
             attributor.inherit(self.connection, head)
         });
         self.sender = forwarding::enter(self.connection, self.config(), head);
+        if !self.sender.internal
+            && let Some(table) = self.proxy.routes(self.view)
+        {
+            for name in &table.config().internal_only_headers {
+                head.headers.remove_named(name);
+            }
+        }
         self.span = trace::enter(self.connection, self.config(), head, attribution);
         self.messages = is_grpc(head).then(Default::default);
     }
@@ -332,13 +339,7 @@ impl<'v> Request<'v> {
 
     /// As [`Request::edit_response`], for a response of the proxy's own.
     pub fn edit_reply(&mut self, head: &RequestHead, response: &mut ResponseHead) {
-        let local_route = matches!(
-            self.verdict.reason,
-            Some(Reason::DirectResponse | Reason::Redirected)
-        );
-        if local_route {
-            self.edit_levels(head, response);
-        }
+        self.edit_levels(head, response);
         self.finish_response(head, response);
     }
 

@@ -124,6 +124,14 @@ pub(crate) const BEHAVIOUR: &[(&str, &str)] = &[
         "a copy is the request as the upstream got it, of a known length, and not Envoy's own call with its own address",
     ),
     (
+        "upgrade-ignored",
+        "an upgrade that is not allowed is not one: the request goes on without it (RFC 9110 section 7.8)",
+    ),
+    (
+        "server-first",
+        "a listener that takes whatever comes does not wait to learn what it is: the server may speak first",
+    ),
+    (
         "upgrade-line",
         "Connection to the upstream says what this connection needs, and not what the client said of its own",
     ),

@@ -183,7 +183,8 @@ fn exchange(
             let _ended = stream.write_all(second);
         }
     }
-    let mut answer = reader.answer(bytes.starts_with(b"HEAD "))?;
+    let mut answer =
+        reader.answer(bytes.starts_with(b"HEAD ") || bytes.starts_with(b"CONNECT "))?;
     if let Some(linger) = request.linger {
         std::thread::sleep(Duration::from_secs_f64(linger));
         let end = if reader.is_ended()? { "ended" } else { "open" };

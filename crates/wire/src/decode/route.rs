@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::http::{AuthzOverride, PerFilter};
 use ripstop_model::snapshot::route::{
-    Cors, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
+    Action, Cors, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
 };
 
 use super::value::{
@@ -42,6 +42,17 @@ pub(crate) fn route_config(cx: &mut Decoding, m: route::RouteConfiguration) -> O
         inherit(&mut host.per_filter, &inherited);
         Some(Arc::new(host))
     });
+    let max_direct_response =
+        max_direct_response_body_size_bytes.map_or(envoy::DIRECT_RESPONSE_LIMIT, |v| v.value);
+    for (host, route, length) in direct_bodies(&hosts) {
+        if length > max_direct_response as usize {
+            cx.field(&format!("virtual_hosts[{host}].routes[{route}].direct_response.body"), |cx| {
+                cx.invalid_here(format!(
+                    "has {length} bytes, and max_direct_response_body_size_bytes allows {max_direct_response}"
+                ));
+            });
+        }
+    }
     Some(RouteConfig {
         name: name.into(),
         hosts,
@@ -52,8 +63,18 @@ pub(crate) fn route_config(cx: &mut Decoding, m: route::RouteConfiguration) -> O
             .collect(),
         most_specific_headers_win: most_specific_header_mutations_wins,
         ignore_port: ignore_port_in_host_matching,
-        max_direct_response: max_direct_response_body_size_bytes
-            .map_or(envoy::DIRECT_RESPONSE_LIMIT, |v| v.value),
+        max_direct_response,
+    })
+}
+
+/// Of each direct response: its virtual host, its route, and the length of its body.
+fn direct_bodies(hosts: &[Arc<VirtualHost>]) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+    hosts.iter().enumerate().flat_map(|(at, host)| {
+        let routes = host.routes.iter().enumerate();
+        routes.filter_map(move |(route, found)| match &found.action {
+            Action::Direct(direct) => Some((at, route, direct.body.len())),
+            Action::Forward(_) | Action::Redirect(_) | Action::None => None,
+        })
     })
 }
 

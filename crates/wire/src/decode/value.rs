@@ -283,18 +283,11 @@ fn edit(cx: &mut Decoding, m: core::HeaderValueOption) -> Option<Edit> {
     use core::header_value_option::HeaderAppendAction;
     fields!(cx, m => core::HeaderValueOption { header, append, append_action, keep_empty_value });
     let (name, value) = cx.required("header", header, |cx, m| {
-        fields!(cx, m => core::HeaderValue { key, value, raw_value });
+        // Envoy edits headers by `value` alone.
+        fields!(cx, m => core::HeaderValue { key, value } ignore { raw_value });
         if key.is_empty() {
             cx.invalid("key", "is required");
         }
-        let value = if raw_value.is_empty() {
-            value
-        } else if let Ok(text) = String::from_utf8(raw_value) {
-            text
-        } else {
-            cx.invalid("raw_value", "is not UTF-8, which is not supported");
-            return None;
-        };
         header_template(cx, &value)?;
         Some((key, value))
     })?;
