@@ -1,6 +1,6 @@
 //! `upstreams.yaml` → servers on loopback that play it and keep what they saw.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +59,9 @@ pub(crate) struct Row {
     /// Only for requests that have these headers.
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    /// Only once this path has been asked for, of this upstream.
+    #[serde(default)]
+    after: Option<String>,
 }
 
 impl Row {
@@ -174,6 +177,8 @@ struct Log {
     seen: Mutex<Vec<Seen>>,
     /// Requests that a row of an upstream has answered since the last [`Scripted::take`]; of a quiet row, since the start.
     attempts: Mutex<BTreeMap<(String, usize, bool), usize>>,
+    /// Paths that some row waits for, and that have been asked for since the start.
+    past: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Scripted {
@@ -197,6 +202,7 @@ impl Scripted {
                     replies: vec![Reply::default()],
                     quiet: false,
                     headers: BTreeMap::new(),
+                    after: None,
                 }]
             });
             if rows.is_empty() {
@@ -248,6 +254,7 @@ impl Scripted {
     /// Nothing has been asked yet.
     pub(crate) fn begin(&self) {
         lock(&self.log.attempts).clear();
+        lock(&self.log.past).clear();
         lock(&self.log.seen).clear();
     }
 
@@ -269,7 +276,16 @@ impl Scripted {
 impl Log {
     /// Keeps what was seen; what is replied to it. A path that no row is for is a mistake in the case: 599 shows it.
     fn reply(&self, rows: &[Row], seen: Seen, target: &str) -> Reply {
-        let found = rows.iter().position(|row| row.is_for(&seen, target));
+        let upstream = &seen.upstream;
+        let mut past = lock(&self.past);
+        if rows.iter().any(|row| row.after.as_deref() == Some(target)) {
+            past.insert((upstream.clone(), target.to_owned()));
+        }
+        let is_past = |path: &String| past.contains(&(upstream.clone(), path.clone()));
+        let found = rows
+            .iter()
+            .position(|row| row.is_for(&seen, target) && row.after.as_ref().is_none_or(is_past));
+        drop(past);
         let reply = found.map(|index| {
             let mut attempts = lock(&self.attempts);
             let key = (seen.upstream.clone(), index, rows[index].quiet);
