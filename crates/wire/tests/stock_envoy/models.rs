@@ -122,6 +122,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
             max_ejection: Duration::from_secs(300),
             max_ejection_percent: 10,
             keep_last: true,
+            check_returns: true,
             success_rate: None,
             failure_percentage: Some(defaults::outlier::FAILURE_PERCENTAGE),
         }),
