@@ -196,14 +196,16 @@ class Kernel:
         self.socket.close()
 
     def serves(self, key):
-        words = self.ask("cause", key.hex())
+        words = self.sequence(key)
         return (bytes.fromhex(words[0]), int(words[1])) if words else None
 
-    sequence = serves
+    def sequence(self, key):
+        """What it says of a connection, as it is asked to forget just that."""
+        return self.ask("cause", key.hex())
 
     def free(self, key, said):
-        if said == self.serves(key):
-            self.ask("forget", key.hex())
+        if said:
+            self.ask("forget", key.hex(), *said)
 
 
 class Inbound:

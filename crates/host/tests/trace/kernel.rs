@@ -60,14 +60,12 @@ fn answer(client: UnixStream) {
                 kernel = None;
                 "done".to_owned()
             }
-            ["cause", key] => {
-                let cause = kernel.as_ref().and_then(|kernel| kernel.cause(ends(key)));
-                cause.map_or_else(String::new, |cause| {
-                    format!("{} {}", hex(cause.inbound), cause.received)
-                })
-            }
-            ["forget", key] => {
-                kernel.as_ref().inspect(|kernel| kernel.forget(ends(key)));
+            ["cause", key] => said(kernel.as_ref(), key),
+            // In one step, as near as can be: the pair of addresses may be in use again.
+            ["forget", key, inbound, received] => {
+                if said(kernel.as_ref(), key) == format!("{inbound} {received}") {
+                    kernel.as_ref().inspect(|kernel| kernel.forget(ends(key)));
+                }
                 String::new()
             }
             _ => panic!("{line}"),
@@ -76,6 +74,13 @@ fn answer(client: UnixStream) {
             return;
         }
     }
+}
+
+fn said(kernel: Option<&Kernel>, key: &str) -> String {
+    let cause = kernel.and_then(|kernel| kernel.cause(ends(key)));
+    cause.map_or_else(String::new, |cause| {
+        format!("{} {}", hex(cause.inbound), cause.received)
+    })
 }
 
 fn follow(port: &str, executable: &str) -> Kernel {
