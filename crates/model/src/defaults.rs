@@ -320,7 +320,11 @@ pub static RIPSTOP: Table = Table {
     connect_timeout: Duration::from_secs(10),
     idle_timeout: Some(Duration::from_secs(3600)),
     thresholds: UNLIMITED,
-    limits: envoy::HTTP_LIMITS,
+    limits: HttpLimits {
+        max_request_headers_bytes: 64 * 1024,
+        max_request_headers: 256,
+        ..envoy::HTTP_LIMITS
+    },
     buffer_limit: envoy::BUFFER_LIMIT,
     dns_refresh: Duration::from_secs(60),
     dns_failure_refresh: Duration::from_secs(60),

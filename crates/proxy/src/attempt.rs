@@ -35,7 +35,7 @@ use crate::route::{self, Limits, Told};
 use crate::upstream::Leg;
 use crate::worker::Timer;
 
-/// Bytes of a request body that are kept so that it can be sent again.
+/// Bytes of a request body that are kept so that it can be sent again, where nobody asked for retries.
 const REPLAY: usize = 64 * 1024;
 /// Interim responses to one attempt: one every few seconds of a long piece of work, and not a flood.
 const INTERIM: u32 = 100;
@@ -90,13 +90,14 @@ struct Replay {
     complete: bool,
     /// More came than is kept.
     overflown: bool,
-    keep: bool,
+    /// Bytes that are kept.
+    most: usize,
 }
 
 impl Replay {
     fn take(&mut self, part: Part<'_>) {
         match part {
-            Part::Data(data) if !self.keep || self.bytes.len() + data.len() > REPLAY => {
+            Part::Data(data) if self.bytes.len() + data.len() > self.most => {
                 self.overflown = true;
                 self.bytes = Vec::new();
             }
@@ -111,6 +112,12 @@ impl Replay {
 }
 
 impl<'v> Plan<'v> {
+    /// Why the sidecar of the member that was asked answered in its place.
+    fn told(&self, request: &Request<'_>, response: &ResponseHead) -> Option<Reason> {
+        let member = &self.picked.as_ref()?.member;
+        peer::failure(request.worker(), self.cluster, member, response)
+    }
+
     pub fn new(
         request: &mut Request<'v>,
         forward: &'v Forward,
@@ -155,11 +162,16 @@ impl<'v> Plan<'v> {
                 key.hash
             }
         };
+        let kept = usize::try_from(request.connection.buffer_limit).unwrap_or(usize::MAX);
         Plan {
             forward,
             cluster,
             body: Replay {
-                keep: attempts.may_retry(),
+                most: match attempts.may_retry() {
+                    true if attempts.is_asked_for() => kept,
+                    true => kept.min(REPLAY),
+                    false => 0,
+                },
                 ..Replay::default()
             },
             attempts,
@@ -326,7 +338,10 @@ pub async fn run<D: Downstream>(
     let draw = request.worker().random();
     let decision = match &tried {
         Ok((_, accepted)) if accepted.tunnel => Decision::Accept,
-        Ok(_) => plan.attempts.on_response(response, replayable, draw),
+        Ok(_) => {
+            let told = plan.told(request, response);
+            plan.attempts.on_response(response, told, replayable, draw)
+        }
         Err(error) => plan.attempts.on_error(error, replayable, draw),
     };
     match (decision, tried) {
@@ -451,6 +466,10 @@ async fn one<D: Downstream>(
         replay(&plan.body, &mut up)?;
     }
     let accepted = head(request, plan, down, &mut up, timer, response, per_try).await?;
+    if request.connection.direction == Direction::Inbound {
+        // Reasons are the proxies' word; an application may pass on one that was meant for itself.
+        response.headers.remove_named(peer::REASON);
+    }
     request.moments.answered = Some(Instant::now());
     Ok((up, accepted))
 }

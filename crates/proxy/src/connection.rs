@@ -39,6 +39,8 @@ pub struct Connection {
     /// The version of the tables that `chain` is from.
     pub(crate) version: Cell<u64>,
     pub direction: Direction,
+    /// Bytes of a request's body that may be kept (`per_connection_buffer_limit_bytes`).
+    pub buffer_limit: u32,
     /// The peer of the socket.
     pub peer: SocketAddr,
     /// The address it connected to.
@@ -383,6 +385,7 @@ impl Arrival {
             listener: self.listener.config.name.clone(),
             version: Cell::new(self.worker.view().version),
             direction: self.listener.config.direction,
+            buffer_limit: self.listener.config.buffer_limit,
             chain: RefCell::new(chain),
             peer: self.peer,
             local: self.local,

@@ -91,12 +91,13 @@ pub fn enter(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead)
 }
 
 /// The authority as the listener wants it: without a port that only repeats the listener's, and a name for the HTTP/1.0
-/// client that gave none.
+/// client that gave none: the listener's, or the address that it meant.
 pub fn settle_authority(connection: &Connection, proxy: &HttpProxy, head: &mut RequestHead) {
-    if head.authority().is_empty()
-        && let Some(host) = &proxy.http1.default_host
-    {
-        head.set_authority(host);
+    if head.authority().is_empty() {
+        match &proxy.http1.default_host {
+            Some(host) => head.set_authority(host),
+            None => head.set_authority(&connection.destination.to_string()),
+        }
     }
     if proxy.strip_port == StripPort::No {
         return;

@@ -152,7 +152,9 @@ async fn exchange<D: Downstream>(
     // Where it would go. Policies look at it first: their settings may come with the route.
     request.select(down.request());
     policy::run(&request.proxy.stages, request, down.request_mut()).await?;
-    let selected = request.selected.ok_or_else(|| Reply::new(request.miss()))?;
+    let selected = request
+        .selected
+        .ok_or_else(|| Reply::new(request.miss()).decided_by(request.unmatched(down.request())))?;
     if route::requires_tls(&selected, down.request(), request.sender.internal) {
         return Err(route::to_https(down.request()));
     }

@@ -5,16 +5,19 @@
 
 use std::sync::Arc;
 
+use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::endpoint::Workload;
 
 use crate::balance::Member;
 use crate::cluster::Cluster;
-use crate::message::RequestHead;
+use crate::message::{RequestHead, ResponseHead};
 use crate::tls::Transport;
 use crate::worker::Worker;
 
 /// `app=…;cluster=…;name=…;…`: keys in a fixed order, values without `;`.
 pub const HEADER: &str = "x-ripstop-peer";
+/// Why a proxy answered in place of the application.
+pub const REASON: &str = "x-ripstop-reason";
 /// Istio's own, in its own encoding: taken off, not read.
 const FOREIGN: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
 /// Longer introductions are not read.
@@ -74,6 +77,33 @@ pub(crate) fn introduce(
             false => head.headers.remove_named(HEADER),
         };
     }
+}
+
+/// Why a member that is reached over the mesh's TLS has no answer: the word of its sidecar, which says so in place of the
+/// application. Whoever asked may then try another member, as if it had met the failure itself.
+pub(crate) fn failure(
+    worker: &Worker,
+    cluster: &Cluster,
+    member: &Member,
+    response: &ResponseHead,
+) -> Option<Reason> {
+    const FAILURES: [Reason; 6] = [
+        Reason::ConnectFailure,
+        Reason::ConnectTimeout,
+        Reason::UpstreamRefusedStream,
+        Reason::UpstreamClosed,
+        Reason::UpstreamClosedReused,
+        Reason::UpstreamReset,
+    ];
+    worker.shared.introduction.as_ref()?;
+    let told = response.headers.first_named(REASON)?;
+    let transport = cluster.transports.of(&member.endpoint);
+    if !matches!(transport, Transport::Tls(tls) if tls.is_mesh()) {
+        return None;
+    }
+    FAILURES
+        .into_iter()
+        .find(|reason| reason.as_str().as_bytes() == told)
 }
 
 /// Takes the introduction off a request.

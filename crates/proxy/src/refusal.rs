@@ -128,6 +128,7 @@ pub(crate) async fn serve(
         chain: RefCell::new(accepting.refusing.clone()),
         version: Cell::new(worker.view().version),
         direction: accepting.config.direction,
+        buffer_limit: 0,
         peer: told.peer,
         local: told.local,
         destination: told.destination,

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::headers::Known;
 use crate::http1::Framing;
 use crate::message::ResponseHead;
+use crate::peer;
 
 /// A response of the proxy's own.
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ impl Reply {
             head.headers.append_named(name, value);
         }
         head.headers
-            .append_named("x-ripstop-reason", self.reason.as_str());
+            .append_named(peer::REASON, self.reason.as_str());
         match grpc {
             true => (Framing::None, &[]),
             false => (Framing::Length(self.body.len() as u64), &self.body),

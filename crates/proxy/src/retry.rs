@@ -163,6 +163,11 @@ impl<'p> Attempts<'p> {
         }
     }
 
+    /// A user's policy, or the client, wants retries.
+    pub fn is_asked_for(&self) -> bool {
+        !self.on.is_empty() && !self.is_implicit()
+    }
+
     pub fn is_implicit(&self) -> bool {
         self.policy
             .is_some_and(|policy| policy.scope == RetryScope::Implicit)
@@ -188,18 +193,25 @@ impl<'p> Attempts<'p> {
         self.again(wanted, unprocessed, draw)
     }
 
-    /// After a response head.
+    /// After a response head. `told`: what the upstream's own sidecar met instead of an answer, which counts as if it had
+    /// been met here.
     pub fn on_response(
         &mut self,
         response: &ResponseHead,
+        told: Option<Reason>,
         replayable: bool,
         draw: u64,
     ) -> Decision {
-        let wanted = self.wants_other_than(response);
+        let met = told.is_some_and(|reason| self.on.any(conditions_of(reason)));
+        let wanted = met || self.wants_other_than(response);
         if !replayable {
             return Decision::Accept;
         }
-        self.again(wanted, false, draw)
+        let unprocessed = matches!(
+            told,
+            Some(Reason::ConnectFailure | Reason::ConnectTimeout | Reason::UpstreamRefusedStream)
+        );
+        self.again(wanted, unprocessed, draw)
     }
 
     fn again(&mut self, wanted: bool, unprocessed: bool, draw: u64) -> Decision {
@@ -357,7 +369,7 @@ mod tests {
             let policy = policy(on, 1, RetryScope::Explicit);
             let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
             attempts.begin();
-            let decision = attempts.on_response(&ResponseHead::build(status), true, 0);
+            let decision = attempts.on_response(&ResponseHead::build(status), None, true, 0);
             assert_eq!(retries(decision), want, "{on} {status}");
         }
     }
@@ -442,18 +454,43 @@ mod tests {
         let mut longest = Vec::new();
         for _ in 0..2 {
             attempts.begin();
-            match attempts.on_response(&bad, true, u64::MAX - 1) {
+            match attempts.on_response(&bad, None, true, u64::MAX - 1) {
                 Decision::Retry { after, .. } => longest.push(after),
                 other => panic!("{other:?}"),
             }
         }
         attempts.begin();
-        assert_eq!(attempts.on_response(&bad, true, 0), Decision::Exhausted);
+        assert_eq!(
+            attempts.on_response(&bad, None, true, 0),
+            Decision::Exhausted
+        );
         assert!(
             longest
                 .iter()
                 .all(|pause| *pause < Duration::from_millis(75))
         );
+    }
+
+    /// What the other end's sidecar met counts as if it had been met here.
+    #[test]
+    fn what_the_peers_sidecar_met_is_tried_elsewhere() {
+        use Reason::*;
+        let bad = ResponseHead::build(503);
+        for (method, told, want) in [
+            ("GET", Some(ConnectFailure), true),
+            ("POST", Some(ConnectFailure), true),
+            ("GET", Some(UpstreamClosed), true),
+            // It may have been carried out.
+            ("POST", Some(UpstreamClosed), false),
+            ("GET", None, false),
+        ] {
+            let policy = policy("connect-failure,reset", 1, RetryScope::Implicit);
+            let request = request(method);
+            let mut attempts = Attempts::new(Some(&policy), &request, false);
+            attempts.begin();
+            let decision = attempts.on_response(&bad, told, true, 0);
+            assert_eq!(retries(decision), want, "{method} {told:?}");
+        }
     }
 
     #[test]
@@ -469,6 +506,7 @@ mod tests {
             attempts.begin();
             assert!(retries(attempts.on_response(
                 &ResponseHead::build(500),
+                None,
                 true,
                 0
             )));
@@ -478,6 +516,7 @@ mod tests {
         edge.begin();
         assert!(!retries(edge.on_response(
             &ResponseHead::build(500),
+            None,
             true,
             0
         )));

@@ -8,7 +8,6 @@ use ripstop_model::authz::Judge;
 use ripstop_model::reason::Reason;
 use ripstop_model::request::RequestView;
 use ripstop_model::route::{Miss, Selected};
-use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::header::HeaderEdits;
 use ripstop_model::snapshot::http::PerFilter;
 use ripstop_model::snapshot::matching::Pattern;
@@ -16,6 +15,7 @@ use ripstop_model::snapshot::route::{
     Action, Direct, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath,
     RequireTls, RouteConfig, Share, Split,
 };
+use ripstop_model::snapshot::{Name, Resource};
 
 use crate::headers::Known;
 use crate::http::is_grpc;
@@ -106,6 +106,12 @@ impl Table {
 
     pub fn config(&self) -> &Arc<RouteConfig> {
         &self.table.config
+    }
+
+    /// The user's resource that a host's routes come from, where they come from one.
+    pub fn resource_of(&self, authority: &str) -> Option<&Resource> {
+        let routes = &self.table.host(authority)?.routes;
+        routes.iter().find_map(|route| route.resource.as_ref())
     }
 
     pub fn select(

@@ -14,6 +14,7 @@ use ripstop_control::api::message::{InboundKind, Place, Readiness, Register, Reg
 use ripstop_host::supervise::{self, Exit, Patience, Program, Programs, Running};
 use ripstop_host::workload::{Addresses, HostResolver, Spec, Stdio, User};
 use ripstop_model::intent::mesh::Restart;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -427,7 +428,7 @@ fn bindable(registered: &Registered) -> anyhow::Result<()> {
             }
             InboundKind::Published => "stop what listens there or change `publish`",
         };
-        std::net::TcpListener::bind(inbound.address).with_context(|| {
+        free(inbound.address, inbound.kind).with_context(|| {
             format!(
                 "cannot listen on {} for callers of {}: {remedy}",
                 inbound.address, registered.id
@@ -435,6 +436,15 @@ fn bindable(registered: &Registered) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A published port is that of every replica of its service on this host: their sidecars share it (SO_REUSEPORT).
+fn free(address: SocketAddr, kind: InboundKind) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(kind == InboundKind::Published)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
 }
 
 /// Keeps a workload that joined from another host in its place, for as long as it is polled: its address may change, and a
@@ -504,6 +514,7 @@ fn config(around: &Surroundings, wanted: &Wanted, registered: Registered) -> io:
         listener: inbound.listener,
         address: inbound.address,
         target_port: inbound.target_port,
+        published: inbound.kind == InboundKind::Published,
     });
     Ok(Config {
         id: registered.id,

@@ -81,6 +81,9 @@ pub(crate) struct Inbound {
     pub(crate) listener: String,
     pub(crate) address: SocketAddr,
     pub(crate) target_port: u16,
+    /// For clients outside the mesh, shared with the other replicas: open only while the application is ready.
+    #[serde(default)]
+    pub(crate) published: bool,
 }
 
 /// Who configures the sidecar and certifies it.

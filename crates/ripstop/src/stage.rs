@@ -1,8 +1,8 @@
 //! A fixed part of the configuration and what is discovered → what the workers run, also before there are workers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ripstop_control::compile::VIRTUAL_OUTBOUND;
 use ripstop_model::snapshot::{Cluster, Listener, Name, Snapshot};
@@ -20,7 +20,7 @@ pub(crate) struct Fixed {
 
 impl Fixed {
     /// What was discovered, with the fixed part, which wins.
-    fn join(&self, discovered: &Snapshot) -> Arc<Snapshot> {
+    fn join(&self, discovered: &Snapshot) -> Snapshot {
         let mut joined = discovered.clone();
         if let Some(capturing) = joined.listeners.remove(VIRTUAL_OUTBOUND) {
             for (name, address) in &self.captures {
@@ -42,7 +42,7 @@ impl Fixed {
                 .iter()
                 .map(|(name, cluster)| (name.clone(), cluster.clone())),
         );
-        Arc::new(joined)
+        joined
     }
 }
 
@@ -50,30 +50,62 @@ impl Fixed {
 #[derive(Clone)]
 pub(crate) struct Stage {
     fixed: Fixed,
-    workers: Arc<Mutex<Workers>>,
+    play: Arc<Mutex<Play>>,
 }
 
-enum Workers {
-    NotYet(Arc<Snapshot>),
-    Running(Arc<Shared>),
+struct Play {
+    discovered: Arc<Snapshot>,
+    /// Listeners that do not run now.
+    withheld: BTreeSet<Name>,
+    /// `None`: they have not started.
+    workers: Option<Arc<Shared>>,
 }
 
 impl Stage {
     pub(crate) fn new(fixed: Fixed) -> Stage {
-        let first = fixed.join(&Snapshot::default());
+        let play = Play {
+            discovered: Arc::default(),
+            withheld: BTreeSet::new(),
+            workers: None,
+        };
         Stage {
             fixed,
-            workers: Arc::new(Mutex::new(Workers::NotYet(first))),
+            play: Arc::new(Mutex::new(play)),
         }
     }
 
     /// Runs what was discovered, with the fixed part.
-    pub(crate) fn apply(&self, discovered: &Snapshot) {
-        let joined = self.fixed.join(discovered);
-        match &mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
-            Workers::NotYet(waiting) => *waiting = joined,
-            Workers::Running(shared) => complain(&shared.live.apply(joined)),
+    pub(crate) fn apply(&self, discovered: Arc<Snapshot>) {
+        let mut play = self.play();
+        play.discovered = discovered;
+        self.show(&play);
+    }
+
+    /// Runs all listeners but these.
+    pub(crate) fn withhold(&self, listeners: BTreeSet<Name>) {
+        let mut play = self.play();
+        if play.withheld != listeners {
+            play.withheld = listeners;
+            self.show(&play);
         }
+    }
+
+    fn show(&self, play: &Play) {
+        if let Some(shared) = &play.workers {
+            complain(&shared.live.apply(self.scene(play)));
+        }
+    }
+
+    fn scene(&self, play: &Play) -> Arc<Snapshot> {
+        let mut joined = self.fixed.join(&play.discovered);
+        joined
+            .listeners
+            .retain(|name, _| !play.withheld.contains(name));
+        Arc::new(joined)
+    }
+
+    fn play(&self) -> MutexGuard<'_, Play> {
+        self.play.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts the workers on what has been applied so far. Once.
@@ -81,14 +113,10 @@ impl Stage {
         &self,
         options: impl FnOnce(Arc<Snapshot>) -> Options,
     ) -> Result<Running, StartError> {
-        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = match &*workers {
-            Workers::NotYet(snapshot) => snapshot.clone(),
-            Workers::Running(_) => self.fixed.join(&Snapshot::default()),
-        };
-        let running = ripstop_proxy::run(options(snapshot))?;
+        let mut play = self.play();
+        let running = ripstop_proxy::run(options(self.scene(&play)))?;
         complain(&running.listen_errors);
-        *workers = Workers::Running(running.shared.clone());
+        play.workers = Some(running.shared.clone());
         Ok(running)
     }
 }
@@ -111,12 +139,11 @@ impl From<Stage> for Following {
 
 impl Consumer for Following {
     fn apply(&mut self, snapshot: Arc<Snapshot>) {
-        self.stage.apply(&snapshot);
+        self.stage.apply(snapshot);
     }
 
     fn is_used(&mut self, listener: &Name) -> bool {
-        let workers = self.stage.workers.lock();
-        let Workers::Running(shared) = &*workers.unwrap_or_else(PoisonError::into_inner) else {
+        let Some(shared) = self.stage.play().workers.clone() else {
             return false;
         };
         let tables = shared.live.tables();

@@ -23,7 +23,7 @@ use crate::span;
 pub enum Transport {
     /// To `http://HOST:4317`.
     Grpc,
-    /// To `http://HOST:4318/v1/traces`, the whole URL.
+    /// To `http://HOST:4318/v1/traces`; a URL without a path means that one, as OTEL_EXPORTER_OTLP_ENDPOINT does.
     Http,
 }
 
@@ -154,6 +154,16 @@ impl Spans {
     }
 }
 
+/// Where spans go over HTTP (OpenTelemetry Protocol Exporter, "Endpoint URLs for OTLP/HTTP").
+fn traces(endpoint: &str) -> String {
+    let base = endpoint.trim_end_matches('/');
+    let authority = base.strip_prefix("http://").unwrap_or(base);
+    match authority.contains('/') {
+        true => endpoint.to_owned(),
+        false => format!("{base}/v1/traces"),
+    }
+}
+
 fn exporter(settings: &Settings) -> Result<SpanExporter, ExporterBuildError> {
     let builder = SpanExporter::builder();
     let mut exporter = match settings.transport {
@@ -166,7 +176,7 @@ fn exporter(settings: &Settings) -> Result<SpanExporter, ExporterBuildError> {
             .with_http()
             .with_http_client(HyperClient::with_default_connector(settings.timeout, None))
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(&settings.endpoint)
+            .with_endpoint(traces(&settings.endpoint))
             .with_timeout(settings.timeout)
             .build()?,
     };

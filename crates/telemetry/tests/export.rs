@@ -181,13 +181,15 @@ async fn over_grpc() {
 
 #[tokio::test]
 async fn over_http() {
-    let (address, received) = http_collector().await;
-    let endpoint = format!("http://{address}/v1/traces");
-    delivers(
-        Settings::new(Transport::Http, &endpoint, "orders.shop"),
-        received,
-    )
-    .await;
+    for path in ["", "/", "/v1/traces"] {
+        let (address, received) = http_collector().await;
+        let endpoint = format!("http://{address}{path}");
+        delivers(
+            Settings::new(Transport::Http, &endpoint, "orders.shop"),
+            received,
+        )
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ struct Asked<'a>(&'a RequestHead);
 impl Fields for Asked<'_> {
     fn field(&self, name: &str) -> Option<Cow<'_, str>> {
         match name.starts_with(':') || name == "host" {
-            true => self.0.field(name),
+            // Of what could not be read nothing is known.
+            true => self.0.field(name).filter(|field| !field.is_empty()),
             false => first(&self.0.headers, name),
         }
     }

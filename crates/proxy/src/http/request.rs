@@ -175,6 +175,11 @@ impl<'v> Request<'v> {
         };
     }
 
+    /// The user's resource whose routes do not match, where the host has any.
+    pub fn unmatched(&self, head: &RequestHead) -> Option<&'v Resource> {
+        self.table?.resource_of(head.authority())
+    }
+
     /// Why no route was found.
     pub fn miss(&self) -> Reason {
         match self.table {

@@ -3,6 +3,7 @@
 //! In order: sockets, certificate, configuration, workers, DNS; then the supervisor may start the application, whose
 //! readiness is probed and reported on the discovery stream.
 
+use std::collections::BTreeSet;
 use std::os::fd::{OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -56,6 +57,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let identity = Identity::enroll(spiffe(&config)?, &config.control, None).await?;
     let Capture { fixed, adopted } = Capture::new(inherited.outbound)?;
     let stage = Stage::new(fixed);
+    if config.readiness.is_some() {
+        stage.withhold(published(&config));
+    }
     let follower = discover(&config, &identity, &stage);
     follower.ready().await;
     let registry = Registry::new(Default::default());
@@ -85,7 +89,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .spawn(names, config.ranges.clone())
         .context("DNS and UDP of the workload cannot be served")?;
     inherited.supervisor.report(Report::Ready)?;
-    watch_app(&config, sockets, follower.clone());
+    watch_app(&config, sockets, follower.clone(), stage.clone());
     let order = obey(&inherited.supervisor, &follower, &running, &admin, &spans).await?;
     if order == Some(Order::End) {
         drain(&follower, &running, &spans).await;
@@ -271,12 +275,26 @@ fn spans(config: &Config, registry: &Registry) -> anyhow::Result<Option<Spans>> 
     Ok(Some(Spans::start(settings, registry.stats())?))
 }
 
-/// Probes the application and reports what changes.
-fn watch_app(config: &Config, sockets: Arc<dyn ripstop_proxy::Sockets>, follower: Follower) {
+fn published(config: &Config) -> BTreeSet<Name> {
+    let published = config.inbound.iter().filter(|inbound| inbound.published);
+    published
+        .map(|inbound| inbound.listener.as_str().into())
+        .collect()
+}
+
+/// Tells the mesh whether the application is ready. While it is not, clients outside meet no listener of this replica, since
+/// they would meet no application behind it: the other replicas share the port.
+fn watch_app(
+    config: &Config,
+    sockets: Arc<dyn ripstop_proxy::Sockets>,
+    follower: Follower,
+    stage: Stage,
+) {
     let Some(probe) = &config.readiness else {
         tokio::spawn(async move { follower.report(None).await });
         return;
     };
+    let published = published(config);
     let mut ready = ripstop_proxy::readiness::watch(
         ripstop_proxy::readiness::Probe {
             addresses: config.addresses.clone(),
@@ -289,8 +307,12 @@ fn watch_app(config: &Config, sockets: Arc<dyn ripstop_proxy::Sockets>, follower
     );
     tokio::spawn(async move {
         loop {
-            let trouble =
-                (!*ready.borrow_and_update()).then(|| "the readiness probe fails".to_owned());
+            let is_ready = *ready.borrow_and_update();
+            stage.withhold(match is_ready {
+                true => BTreeSet::new(),
+                false => published.clone(),
+            });
+            let trouble = (!is_ready).then(|| "the readiness probe fails".to_owned());
             follower.report(trouble).await;
             if ready.changed().await.is_err() {
                 return;

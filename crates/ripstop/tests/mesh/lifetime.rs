@@ -237,6 +237,36 @@ fn a_published_port_lets_clients_in() {
     }
 }
 
+/// Replicas share a published port: one that was killed gets its share again, and nobody meets one that is not ready.
+#[test]
+fn replicas_share_a_published_port() {
+    let port = ripstop_testkit::port::reserve();
+    let addr = port.addr();
+    let mesh = MESH.replace(
+        "targetPort: 8080",
+        &format!("targetPort: 8080, publish: {}", port.number()),
+    );
+    let bench = Bench::new(callers()[0], &mesh);
+    let mut mesh = bench.up();
+    let serves =
+        || ripstop_testkit::http::get(addr, "hello", "/").is_ok_and(|answer| answer.status == 200);
+    assert!(serves());
+    for app in 0..2 {
+        let pid = bench.process(&mesh, &format!("keeper hello-v1-{app}"));
+        signal_pid(pid, libc::SIGKILL).unwrap();
+        mesh.line_with(
+            &format!("hello-v1-{app}.default was killed with its keeper"),
+            PATIENCE,
+        );
+        wait::until_true(PATIENCE, "the mesh to be whole again", || {
+            // Whoever comes meanwhile meets the other replica.
+            assert!(serves());
+            bench.run(&["wait"]).status.success()
+        });
+    }
+    assert!(mesh.terminate(PATIENCE).success());
+}
+
 #[test]
 fn nobody_needs_to_read_what_is_said() {
     let bench = Bench::new(

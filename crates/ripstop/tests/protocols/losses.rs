@@ -21,6 +21,10 @@ const MESH: &str = "
   - name: greeter
     ports: [{port: 7000}]
     workloads: [{command: [python3, peers.py, greeter, '7000']}]
+";
+
+/// Beyond what a sidecar does unasked.
+const RETRIES: &str = "
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -35,7 +39,7 @@ spec:
 /// What is in use goes on; what was never used is told so in its own words; the outside needs nobody.
 #[test]
 fn the_control_plane() {
-    let lab = Lab::with_outside(MESH);
+    let lab = Lab::with_outside(&format!("{MESH}{RETRIES}"));
     let mut mesh = lab.up();
     let mut holder = lab.hold(
         "holder",
@@ -92,7 +96,17 @@ fn the_control_plane() {
 
 #[test]
 fn one_replica() {
-    let lab = Lab::new(MESH);
+    a_replica_of(&format!("{MESH}{RETRIES}"));
+}
+
+/// What the replica's own sidecar met, its caller's takes elsewhere.
+#[test]
+fn one_replica_without_a_retry_policy() {
+    a_replica_of(MESH);
+}
+
+fn a_replica_of(services: &str) {
+    let lab = Lab::new(services);
     let mut mesh = lab.up();
     let mut holder = lab.hold("holder", &["get:10:web:8000", "http:5:web:8000"]);
     for part in ["keeper web-0", "peers.py web 8080"] {
