@@ -151,6 +151,30 @@ fn an_ordinary_user_who_asks_for_it_is_told_why_not() {
     }
 }
 
+#[test]
+fn an_ordinary_users_sidecar_says_why_it_does_not_look() {
+    let folder = ripstop_testkit::caller::folder("kernel");
+    let binary = Path::new(env!("CARGO_BIN_EXE_ripstop"));
+    let binary = ripstop_testkit::caller::copy(binary, folder.path());
+    build(folder.path());
+    let (published, state) = (reserve(), folder.path().join("state"));
+    let one = MESH.split("  - name: quiet").next().expect("its beginning");
+    let one = one.replace("tracing: {otlp: \"COLLECTOR\"}", "tracing: {}");
+    let one = one.replace("SEEN", &published.addr().to_string());
+    fs::write(folder.path().join("mesh.yaml"), one).expect("a writable folder");
+    let mut command = Caller::Ordinary.command(&binary);
+    command.current_dir(folder.path());
+    command.args(["up", "mesh.yaml", "--state"]).arg(&state);
+    let mut mesh = Guard::spawn("up", &mut command);
+    mesh.line_with("is up", PATIENCE);
+    let log = state.join("log/seen-0.default.sidecar.log");
+    until_true(PATIENCE, "the reason", || {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        said.contains("stay unattributed") && said.contains("CAP_BPF and CAP_PERFMON")
+    });
+    mesh.terminate(PATIENCE);
+}
+
 fn ask(port: &Port, host: &str, ids: std::ops::Range<u32>) {
     for id in ids {
         until_true(PATIENCE, "an answer", || {
