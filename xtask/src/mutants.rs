@@ -184,6 +184,8 @@ fn build(root: &Path, copy: &Path) -> anyhow::Result<Tests> {
         ])
         .current_dir(copy)
         .env("CARGO_TARGET_DIR", root.join("target"))
+        // Built once: what another build could reuse would only fill the disk.
+        .env("CARGO_INCREMENTAL", "0")
         .stderr(std::process::Stdio::inherit())
         .output()?;
     ensure!(output.status.success(), "the mutants do not compile");
