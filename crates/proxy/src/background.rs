@@ -69,6 +69,8 @@ impl Tasks {
             stays
         });
         for (id, cluster) in running {
+            // A last probe of the cluster before may have ended after this one was made.
+            cluster.forget_checks();
             if wants_tending(cluster) && !self.running.contains_key(&id) {
                 let task = tend(cluster.clone(), shared.clone(), self.names.clone());
                 self.running.insert(id, tokio::spawn(task));

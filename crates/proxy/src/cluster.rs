@@ -330,6 +330,13 @@ impl Cluster {
         })
     }
 
+    /// Where nobody checks, nobody is out for a check that failed once.
+    pub(crate) fn forget_checks(&self) {
+        if self.config.health_checks.is_empty() {
+            self.roster.load().clear_bar(Bar::FailedCheck);
+        }
+    }
+
     /// Takes over the members that EDS has for this cluster.
     pub fn follow(&self, endpoints: &BTreeMap<Name, Arc<Endpoints>>) {
         if let Discovery::Eds { service_name } = &self.config.discovery

@@ -168,6 +168,13 @@ struct Session {
 }
 
 impl Session {
+    /// Whether the cluster still runs: the member may be another's by now.
+    fn is_current(&self) -> bool {
+        let tables = self.shared.live.tables();
+        let running = tables.clusters.get(&self.cluster.config.name);
+        running.is_some_and(|running| Arc::ptr_eq(running, &self.cluster))
+    }
+
     async fn run(self, mut standing: Standing) {
         let Some(check) = self.cluster.config.health_checks.get(self.index) else {
             return;
@@ -179,6 +186,9 @@ impl Session {
             let probing = probe::run(&self.cluster, &self.shared, &self.member, &check.probe);
             let outcome = tokio::time::timeout(check.timeout, probing).await;
             let outcome = outcome.unwrap_or(Outcome::Silent);
+            if !self.is_current() {
+                return;
+            }
             match outcome {
                 Outcome::Passed { .. } => stats.health_success.inc(),
                 Outcome::Refused => stats.health_failure.inc(),
