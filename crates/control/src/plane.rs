@@ -10,10 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ripstop_identity::ca::SignRefusal;
 use ripstop_identity::token::{self, Grant, TokenError, TokenFile};
-use ripstop_model::diagnostic;
+use ripstop_model::diagnostic::{self, Code};
 use ripstop_model::intent::registry::CLUSTER_DOMAIN;
-use ripstop_model::intent::{Key, Object};
+use ripstop_model::intent::{Key, Object, Spec};
+use ripstop_model::schema::{Path, Sink};
 use ripstop_model::spiffe::Spiffe;
+use ripstop_model::validate::Joined;
 use tokio::sync::watch;
 
 use crate::address::{Allocator, Pool};
@@ -29,7 +31,7 @@ use crate::source::Change;
 use crate::state::{State, StateError, Table};
 use crate::status::Proxies;
 use crate::store::{Memory, Store, path_of};
-use crate::view::Mesh;
+use crate::view::{Mesh, of_member};
 
 /// How long after its last sign of life a workload that joined with a token may come back without one.
 const REJOIN: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -86,8 +88,8 @@ struct Inner {
     allocator: Allocator,
     store: Store,
     tokens: token::Registry,
-    /// What services, ports and accounts the members bring; a change of it is a change of configuration.
-    joined: BTreeSet<Joint>,
+    /// What services, ports, labels and accounts the members bring; a change of it is a change of configuration.
+    joined: BTreeMap<Joint, Joined>,
     revision: u64,
     /// The revision since which each resource's version is in force.
     since: BTreeMap<Key, (Arc<Object>, u64)>,
@@ -96,7 +98,14 @@ struct Inner {
     prolonged: Instant,
 }
 
-type Joint = (Arc<str>, Arc<str>, bool, Vec<(u16, u16, String)>);
+type Joint = (
+    Option<Arc<str>>,
+    Arc<str>,
+    Arc<str>,
+    bool,
+    BTreeMap<String, String>,
+    Vec<(u16, u16, String)>,
+);
 
 pub struct Plane {
     base: Settings,
@@ -143,7 +152,7 @@ impl Plane {
             allocator,
             store: Store::new(applied, memories.into_iter().map(|(_, memory)| memory)),
             tokens: tokens.map(|(_, registry)| registry).unwrap_or_default(),
-            joined: BTreeSet::new(),
+            joined: BTreeMap::new(),
             revision: 0,
             since: BTreeMap::new(),
             remembered: BTreeMap::new(),
@@ -152,6 +161,7 @@ impl Plane {
         inner.remembered = of_sources(&inner.store);
         let workloads = Arc::new(inner.registry.workloads(Instant::now()));
         inner.joined = joints(&workloads);
+        inner.store.join(inner.joined.values().cloned().collect());
         let mesh = Arc::new(build(&state, &base, &mut inner, &workloads)?);
         let (current, _) = watch::channel(Current { mesh, workloads });
         Ok(Plane {
@@ -203,6 +213,7 @@ impl Plane {
         let workloads = Arc::new(inner.registry.workloads(Instant::now()));
         let joined = joints(&workloads);
         let mesh = if configured || joined != inner.joined {
+            inner.store.join(joined.values().cloned().collect());
             inner.joined = joined;
             remember(&self.state, inner)?;
             Arc::new(build(&self.state, &self.base, inner, &workloads)?)
@@ -548,16 +559,16 @@ impl Plane {
 
     pub fn delete(&self, key: &Key) -> Result<(), PlaneError> {
         let mut inner = self.inner();
-        if let Some(file) = inner.store.file_of(key) {
-            return Err(PlaneError::InFile {
-                resource: path_of(key),
-                file: file.to_string(),
-            });
-        }
-        let changed = inner
-            .store
-            .delete(key)
-            .ok_or_else(|| PlaneError::NoResource(path_of(key)))?;
+        let changed = inner.store.delete(key).ok_or_else(|| {
+            let resource = path_of(key);
+            match inner.store.file_of(key) {
+                Some(file) => PlaneError::InFile {
+                    resource,
+                    file: file.to_string(),
+                },
+                None => PlaneError::NoResource(resource),
+            }
+        })?;
         self.state.delete(Table::Resource, &path_of(key))?;
         if changed {
             self.publish(&mut inner, true)?;
@@ -651,9 +662,20 @@ impl Plane {
             .iter()
             .map(|(key, (_, revision))| (path_of(key), *revision))
             .collect();
+        let foreign: BTreeMap<String, String> = inner
+            .since
+            .iter()
+            .filter_map(|(key, (object, _))| {
+                Some((path_of(key), foreign(object, &self.base.trust_domain)?))
+            })
+            .collect();
         drop(inner);
         for resource in &mut resources {
             resource.observed_revision = since.get(&resource.resource).copied().unwrap_or(0);
+            if let Some(message) = foreign.get(&resource.resource) {
+                resource.accepted = false;
+                resource.messages.push(message.clone());
+            }
         }
         let proxies = self.proxies.statuses(Instant::now());
         crate::status::judge(&mut resources, &proxies, &self.proxies.refusals());
@@ -667,30 +689,59 @@ impl Plane {
     }
 }
 
+/// A mesh file that names another trust domain than the CA's, which does not change under a running mesh.
+fn foreign(object: &Object, present: &str) -> Option<String> {
+    let Spec::Mesh(mesh) = &object.spec else {
+        return None;
+    };
+    let asked = mesh
+        .trust_domain
+        .as_deref()
+        .filter(|asked| *asked != present)?;
+    let spec = Path::ROOT.field("spec");
+    let at = spec.field("trustDomain");
+    let mut sink = Sink::new(object.origin.file.clone());
+    let told = sink.error(
+        Code::InvalidValue,
+        &at,
+        object.origin.locate(&at),
+        format!("the mesh runs with the trust domain `{present}`, not `{asked}`"),
+    );
+    told.help("write that one, or stop the mesh and start it with another --state directory");
+    Some(told.to_string())
+}
+
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
 }
 
-fn joints(workloads: &Workloads) -> BTreeSet<Joint> {
+fn joints(workloads: &Workloads) -> BTreeMap<Joint, Joined> {
     let port = |port: &Port| {
         let protocol = format!("{} {:?}", port.name, port.protocol());
         (port.port, port.target(), protocol)
     };
-    workloads
-        .by_id
-        .values()
-        .filter_map(|present| {
-            let member = &present.member;
-            Some((
-                member.service.clone()?,
-                member.service_account.clone(),
-                member.headless,
-                member.ports.iter().map(port).collect(),
-            ))
-        })
-        .collect()
+    let mut joints = BTreeMap::new();
+    for present in workloads.by_id.values() {
+        let member = &present.member;
+        let joint = (
+            member.service.clone(),
+            member.namespace.clone(),
+            member.service_account.clone(),
+            member.headless,
+            member.labels.clone(),
+            member.ports.iter().map(port).collect(),
+        );
+        // Replicas say nothing new.
+        joints.entry(joint).or_insert_with(|| Joined {
+            namespace: member.namespace.to_string(),
+            service: of_member(member),
+            labels: member.labels.clone(),
+            service_account: member.service_account.to_string(),
+        });
+    }
+    joints
 }
 
 fn of_sources(store: &Store) -> BTreeMap<Key, Arc<Object>> {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use ripstop_model::analyze::{self, Analysis, Rejected};
 use ripstop_model::diagnostic::{Code, Diagnostic};
-use ripstop_model::intent::{Key, Kind, Object, Origin};
+use ripstop_model::intent::{Key, Kind, Object, Origin, Spec, registry};
+use ripstop_model::validate::Joined;
 use ripstop_model::yaml::{Entry, Node, Value};
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,8 @@ pub struct Store {
     last_good: BTreeSet<Key>,
     /// Of an earlier run, with their sources: in force until the source has been read.
     remembered: BTreeMap<Key, Remembered>,
+    /// The workloads that there are, those of the mesh file among them.
+    joined: Vec<Joined>,
     analysis: Analysis,
     revision: u64,
 }
@@ -117,6 +120,47 @@ impl Store {
         }
     }
 
+    /// Who is in the mesh now: resources that refer to them are judged anew. Whether what is in force changed.
+    pub fn join(&mut self, joined: Vec<Joined>) -> bool {
+        let news = self.news(&joined) != self.news(&self.joined);
+        self.joined = joined;
+        news && self.settle()
+    }
+
+    /// Those of whom no mesh file in force says as much: all others change no verdict.
+    fn news<'j>(&self, joined: &'j [Joined]) -> Vec<&'j Joined> {
+        let objects = || self.accepted.values().map(|object| &**object);
+        let mut ports: BTreeMap<Arc<str>, BTreeSet<u16>> = BTreeMap::new();
+        for service in registry::services(objects()) {
+            let numbers = service.ports.iter().map(|port| port.number);
+            ports.entry(service.host).or_default().extend(numbers);
+        }
+        let mut declared: BTreeSet<(String, BTreeMap<String, String>, &str)> = BTreeSet::new();
+        for object in objects() {
+            let Spec::Mesh(mesh) = &object.spec else {
+                continue;
+            };
+            declared.extend(registry::workloads(mesh).map(|(service, workload)| {
+                let host = registry::qualify(&service.name, service.namespace());
+                let account = workload.service_account(service);
+                (host, workload.labels(service), account)
+            }));
+        }
+        let is_known = |joined: &&Joined| {
+            joined.service.as_ref().is_some_and(|service| {
+                let host = service.host.to_string();
+                let account = joined.service_account.as_str();
+                let known = ports.get(&service.host);
+                declared.contains(&(host, joined.labels.clone(), account))
+                    && service
+                        .ports
+                        .iter()
+                        .all(|port| known.is_some_and(|known| known.contains(&port.number)))
+            })
+        };
+        joined.iter().filter(|joined| !is_known(joined)).collect()
+    }
+
     /// Sources that are no longer configured take their resources along.
     pub fn keep_sources(&mut self, names: &BTreeSet<Arc<str>>) -> bool {
         self.sources.retain(|name, _| names.contains(name));
@@ -134,7 +178,10 @@ impl Store {
                 .iter()
                 .map(|(key, text)| (format!("{API}/{key}"), text.as_str())),
         );
-        let analysis = analyze::analyze(&all);
+        let mut analysis = analyze::among(&all, &self.joined);
+        for diagnostic in &mut analysis.diagnostics {
+            takes_back(diagnostic);
+        }
         let mut accepted: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
         for object in &analysis.objects {
             let key = object.key();
@@ -209,7 +256,7 @@ impl Store {
                 .map(|(key, text)| (format!("{API}/{key}"), text.as_str())),
         );
         all.push((REQUEST.to_owned(), text));
-        let mut diagnostics = analyze::analyze(&all).diagnostics;
+        let mut diagnostics = analyze::among(&all, &self.joined).diagnostics;
         // What a file declares as well is refused with that file's name.
         diagnostics.retain(|diagnostic| {
             *diagnostic.file == *REQUEST
@@ -257,7 +304,7 @@ impl Store {
         self.settle()
     }
 
-    /// Takes back what came over the API. `None`: there is no such resource, or a file declares it.
+    /// Takes back what came over the API, also where a file declares the same. `None`: nothing was applied under that name.
     pub fn delete(&mut self, key: &Key) -> Option<bool> {
         self.applied.remove(&path_of(key))?;
         Some(self.settle())
@@ -366,6 +413,22 @@ impl Store {
             }
         };
         self.sources.iter().map(status).collect()
+    }
+}
+
+/// Who applied what a file declares as well is told how to undo that.
+fn takes_back(diagnostic: &mut Diagnostic) {
+    let Some(path) = diagnostic.file.strip_prefix(API) else {
+        return;
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    if let (Code::DuplicateResource, ["", kind, namespace, name]) =
+        (diagnostic.code, parts.as_slice())
+    {
+        diagnostic.help(format!(
+            "the file's counts; take this one back with `ripstop delete {} {name} -n {namespace}`",
+            kind.to_ascii_lowercase()
+        ));
     }
 }
 

@@ -315,16 +315,7 @@ impl Mesh {
     ) {
         let host = service.host.clone();
         if let Some(known) = self.services.get_mut(&host) {
-            let joins = matches!(service.backing, registry::Backing::Workloads)
-                && known.backing == service.backing;
-            if joins {
-                let known = Arc::make_mut(known);
-                for port in service.ports {
-                    if known.service.port(port.number).is_none() {
-                        known.service.ports.push(port);
-                    }
-                }
-            }
+            Arc::make_mut(known).service.join(&service);
             return;
         }
         let written: Vec<IpAddr> = service
@@ -416,7 +407,8 @@ fn unserved(closed: &Closed) -> impl Iterator<Item = Service> + '_ {
         })
 }
 
-fn of_member(member: &Member) -> Option<Service> {
+/// What a member's registration says of its service.
+pub(crate) fn of_member(member: &Member) -> Option<Service> {
     let host = member.service.clone()?;
     Some(Service {
         host,

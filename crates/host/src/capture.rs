@@ -15,15 +15,15 @@ use crate::workload::Addresses;
 use crate::workload::Spec;
 
 /// All TCP that is not exempt arrives here, with its original destination (Istio's outbound port).
-pub const OUTBOUND: u16 = 15001;
+pub const OUTBOUND: u16 = PORTS[0];
 /// DNS over UDP and TCP (Istio's DNS proxy port).
-pub const DNS: u16 = 15053;
+pub const DNS: u16 = PORTS[1];
 /// Connections to declared host ports.
-pub const HOST_PORTS: u16 = 15054;
+pub const HOST_PORTS: u16 = PORTS[2];
 /// Datagrams to anywhere but the workload itself.
-pub const DATAGRAMS: u16 = 15055;
+pub const DATAGRAMS: u16 = PORTS[3];
 /// What no app may listen on.
-pub const PORTS: [u16; 4] = [OUTBOUND, DNS, HOST_PORTS, DATAGRAMS];
+pub const PORTS: [u16; 4] = ripstop_model::intent::mesh::CAPTURE_PORTS;
 
 /// `SO_MARK` of the sidecar's dials into the namespace: they are not captured again.
 pub const MARK: u32 = 0x7269_7073;

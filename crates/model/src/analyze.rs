@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Sources};
-use crate::intent::{Created, DEFAULT_NAMESPACE, KNOWN, Key, Kind, Object, Origin};
+use crate::intent::{Created, DEFAULT_NAMESPACE, KNOWN, Key, Kind, Object, Origin, Spec};
+use crate::schema::repair::{self, Lost};
 use crate::schema::{Path, Sink, Typed, nearest, record};
-use crate::validate::{self, Conflict};
+use crate::validate::{self, Conflict, Doubtful, Joined};
 use crate::yaml::{self, FaultKind, Node, Value};
 
 /// What files say.
@@ -26,6 +27,8 @@ pub struct Analysis {
     pub conflicts: Vec<Conflict>,
     /// The texts, for [`crate::diagnostic::render`].
     pub sources: Sources,
+    /// Those of `rejected` of which enough could be read to go on with.
+    doubtful: Vec<Doubtful>,
 }
 
 impl Analysis {
@@ -42,6 +45,8 @@ pub struct Rejected {
     /// Empty if it has none.
     pub name: String,
     pub origin: Origin,
+    /// As far as it could be read.
+    pub spec: Option<Spec>,
 }
 
 impl Rejected {
@@ -83,12 +88,18 @@ impl Rejected {
 
 /// Reads and checks `files`, each a name to show and its text, together.
 pub fn analyze<P: AsRef<str>, T: AsRef<str>>(files: &[(P, T)]) -> Analysis {
+    among(files, &[])
+}
+
+/// The same, in a mesh that `joined` are workloads of beside those that the files declare.
+pub fn among<P: AsRef<str>, T: AsRef<str>>(files: &[(P, T)], joined: &[Joined]) -> Analysis {
     let mut analysis = Analysis::default();
     for (path, text) in files {
         read(path.as_ref(), text.as_ref(), &mut analysis);
     }
     drop_duplicates(&mut analysis);
-    let verdict = validate::check(&analysis.objects);
+    let doubtful = std::mem::take(&mut analysis.doubtful);
+    let verdict = validate::check(&analysis.objects, &doubtful, joined);
     let objects = std::mem::take(&mut analysis.objects);
     for object in objects {
         if verdict.invalid.contains(&object.key()) {
@@ -97,6 +108,7 @@ pub fn analyze<P: AsRef<str>, T: AsRef<str>>(files: &[(P, T)]) -> Analysis {
                 namespace: object.namespace,
                 name: object.name,
                 origin: object.origin,
+                spec: Some(object.spec),
             });
         } else {
             analysis.objects.push(object);
@@ -214,6 +226,7 @@ fn object_of(root: Node, sound: bool, sink: &mut Sink, analysis: &mut Analysis) 
     if kind == Kind::AuthorizationPolicy && judges_nothing(&root, sink) {
         return;
     }
+    let begun = sink.diagnostics.len();
     let already = sink.diagnostics.iter().filter(|d| d.is_error()).count();
 
     let envelope = Envelope::read(&root, &Path::ROOT, sink);
@@ -222,8 +235,12 @@ fn object_of(root: Node, sound: bool, sink: &mut Sink, analysis: &mut Analysis) 
         span: root.entry("spec").map_or(root.span, |spec| spec.key_span),
         value: Value::Map(Vec::new()),
     };
-    let spec = kind.read_spec(root.field("spec").unwrap_or(&empty), &at, sink);
+    let typed = root.field("spec").unwrap_or(&empty);
+    let spec = kind.read_spec(typed, &at, sink);
     let errors = sink.diagnostics.iter().filter(|d| d.is_error()).count();
+    let faults = sink.diagnostics.get(begun..).unwrap_or_default();
+    let mut lost = Lost::of(faults);
+    let spec = spec.or_else(|| readable(kind, typed, &at, faults, &mut lost));
 
     let start = root.entry("apiVersion").or(root.entry("kind"));
     let start = start.map_or(root.span, |entry| entry.key_span);
@@ -253,13 +270,50 @@ fn object_of(root: Node, sound: bool, sink: &mut Sink, analysis: &mut Analysis) 
                 spec,
             });
         }
-        _ => analysis.rejected.push(Rejected {
-            kind,
-            namespace,
-            name,
-            origin,
-        }),
+        (_, spec) => {
+            analysis.doubtful.extend(spec.clone().map(|spec| Doubtful {
+                object: Object {
+                    kind,
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    labels: BTreeMap::new(),
+                    annotations: BTreeMap::new(),
+                    created: Created::default(),
+                    origin: origin.clone(),
+                    spec,
+                },
+                lost,
+            }));
+            analysis.rejected.push(Rejected {
+                kind,
+                namespace,
+                name,
+                origin,
+                spec,
+            });
+        }
     }
+}
+
+/// What can be read of a spec without its `faults`, all of which have been said.
+fn readable(
+    kind: Kind,
+    typed: &Node,
+    at: &Path<'_>,
+    faults: &[Diagnostic],
+    lost: &mut Lost,
+) -> Option<Spec> {
+    /// What lacks a required field goes as well, and what lacks that.
+    const ROUNDS: u32 = 16;
+    let mut rest = repair::without(typed, at, faults, lost)?;
+    for _ in 0..ROUNDS {
+        let mut sink = Sink::new("".into());
+        if let Some(spec) = kind.read_spec(&rest, at, &mut sink) {
+            return Some(spec);
+        }
+        rest = repair::without(&rest, at, &sink.diagnostics, lost)?;
+    }
+    None
 }
 
 /// A policy that changes no decision in Istio either: left out with a warning, so that nothing fails closed for it.
@@ -441,7 +495,6 @@ fn drop_duplicates(analysis: &mut Analysis) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intent::Spec;
 
     const ORDERS: &str = r#"
 apiVersion: ripstop.dev/v1alpha1

@@ -127,7 +127,7 @@ impl fmt::Display for Key {
 
 /// Declares the served kinds once: [`Kind`], [`Spec`], how each is read, and its row of [`KINDS`].
 macro_rules! kinds {
-    ($( $name:ident, $group:literal, [$($version:literal),+], $plural:literal; )*) => {
+    ($( $name:ident, $group:literal, [$($version:literal),+], $plural:literal $(, $short:literal)?; )*) => {
         /// A kind that ripstop serves.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Kind { $( $name, )* }
@@ -156,6 +156,12 @@ macro_rules! kinds {
                 match self { $( Kind::$name => $plural, )* }
             }
 
+            /// As Istio's resources are called for short, if they are.
+            pub fn short(self) -> Option<&'static str> {
+                let short: &[&str] = match self { $( Kind::$name => &[ $( $short )? ], )* };
+                short.first().copied()
+            }
+
             /// Reads the `spec` of a document.
             pub(crate) fn read_spec(self, node: &Node, at: &Path<'_>, sink: &mut Sink) -> Option<Spec> {
                 match self { $( Kind::$name => <$name>::read(node, at, sink).map(|spec| Spec::$name(Box::new(spec))), )* }
@@ -172,12 +178,12 @@ macro_rules! kinds {
 
 kinds! {
     Mesh, "ripstop.dev", ["v1alpha1"], "meshes";
-    VirtualService, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "virtualservices";
-    DestinationRule, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "destinationrules";
-    ServiceEntry, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "serviceentries";
+    VirtualService, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "virtualservices", "vs";
+    DestinationRule, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "destinationrules", "dr";
+    ServiceEntry, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "serviceentries", "se";
     Sidecar, "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], "sidecars";
-    PeerAuthentication, "security.istio.io", ["v1", "v1beta1"], "peerauthentications";
-    AuthorizationPolicy, "security.istio.io", ["v1", "v1beta1"], "authorizationpolicies";
+    PeerAuthentication, "security.istio.io", ["v1", "v1beta1"], "peerauthentications", "pa";
+    AuthorizationPolicy, "security.istio.io", ["v1", "v1beta1"], "authorizationpolicies", "ap";
 }
 
 impl fmt::Display for Kind {
@@ -187,10 +193,14 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
-    /// By kind name, plural or singular, any case: what a user types.
+    /// By kind name, plural, singular or short, any case: what a user types.
     pub fn named(word: &str) -> Option<Kind> {
         Kind::ALL.iter().copied().find(|kind| {
-            word.eq_ignore_ascii_case(kind.as_str()) || word.eq_ignore_ascii_case(kind.plural())
+            let names = [Some(kind.as_str()), Some(kind.plural()), kind.short()];
+            names
+                .into_iter()
+                .flatten()
+                .any(|name| word.eq_ignore_ascii_case(name))
         })
     }
 
@@ -234,3 +244,21 @@ pub(crate) const KNOWN: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_go_by_all_their_names() {
+        for word in ["VirtualService", "virtualservice", "VIRTUALSERVICES", "vs"] {
+            assert_eq!(Kind::named(word), Some(Kind::VirtualService), "{word}");
+        }
+        let short = |word| Kind::named(word).map(Kind::as_str);
+        assert_eq!(short("dr"), Some("DestinationRule"));
+        assert_eq!(short("se"), Some("ServiceEntry"));
+        assert_eq!(short("pa"), Some("PeerAuthentication"));
+        assert_eq!(short("ap"), Some("AuthorizationPolicy"));
+        assert_eq!(short("v"), None);
+    }
+}

@@ -16,6 +16,7 @@ use crate::diagnostic::{Code, Diagnostic, Related, Severity};
 use crate::yaml::{Entry, Node, Span, Value};
 
 mod leaf;
+pub(crate) mod repair;
 
 pub use leaf::Word;
 

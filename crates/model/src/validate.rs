@@ -16,6 +16,7 @@ use crate::intent::selection::WorkloadSelector;
 use crate::intent::{
     DEFAULT_ROOT_NAMESPACE, DestinationRule, Key, Object, PeerAuthentication, Spec,
 };
+use crate::schema::repair::Lost;
 use crate::schema::{Path, Sink};
 use crate::snapshot::http::PathOptions;
 use crate::yaml::Span;
@@ -50,31 +51,49 @@ pub struct Conflict {
     pub over: String,
 }
 
-/// Checks each object, then all of them together.
-pub fn check(objects: &[Object]) -> Verdict {
-    let world = World::new(objects);
+/// A workload that joined a running mesh, as `ripstop run` makes one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Joined {
+    pub namespace: String,
+    /// `None` for a client that nobody calls.
+    pub service: Option<Service>,
+    pub labels: BTreeMap<String, String>,
+    pub service_account: String,
+}
+
+/// A resource that is not applied, as far as it could be read.
+#[derive(Debug)]
+pub(crate) struct Doubtful {
+    pub object: Object,
+    pub lost: Lost,
+}
+
+/// Checks each object, then all of them together. What is wrong beside its form with one that is doubtful is said at once with
+/// that; warnings wait until it can be read whole.
+pub(crate) fn check(objects: &[Object], doubtful: &[Doubtful], joined: &[Joined]) -> Verdict {
+    let world = World::new(objects, doubtful, joined);
     let mut verdict = Verdict::default();
     for object in objects {
         let mut checker = Checker::new(object, &world);
-        match &object.spec {
-            Spec::Mesh(spec) => mesh::check(&mut checker, spec),
-            Spec::VirtualService(spec) => virtual_service::check(&mut checker, spec),
-            Spec::DestinationRule(spec) => destination_rule::check(&mut checker, spec),
-            Spec::ServiceEntry(spec) => service_entry::check(&mut checker, spec),
-            Spec::Sidecar(spec) => sidecar::check(&mut checker, spec),
-            Spec::PeerAuthentication(spec) => peer_authentication::check(&mut checker, spec),
-            Spec::AuthorizationPolicy(spec) => authorization_policy::check(&mut checker, spec),
-        }
+        checker.check();
         if checker.invalid {
             verdict.invalid.insert(object.key());
         }
         verdict.diagnostics.append(&mut checker.sink.diagnostics);
     }
+    for Doubtful { object, lost } in doubtful {
+        let mut checker = Checker::new(object, &world);
+        checker.check();
+        let found = checker.sink.diagnostics.into_iter();
+        let errors =
+            found.filter(|found| found.is_error() && !lost.explains(found.code, &found.path));
+        verdict.diagnostics.extend(errors);
+    }
     overlap::check(&world, &mut verdict);
     verdict
 }
 
-/// The workloads of one mesh file, as selectors see them.
+/// A workload of a mesh file, or one that joined, as selectors see it.
 struct KnownWorkload {
     namespace: String,
     service: Arc<str>,
@@ -97,31 +116,53 @@ struct World<'o> {
 }
 
 impl<'o> World<'o> {
-    fn new(objects: &'o [Object]) -> World<'o> {
-        let services = registry::services(objects);
+    fn new(objects: &'o [Object], doubtful: &'o [Doubtful], joined: &[Joined]) -> World<'o> {
+        let doubtful = doubtful.iter().map(|doubtful| &doubtful.object);
+        let all = || objects.iter().chain(doubtful.clone());
+        let mut services = registry::services(all());
         let mut by_host = HashMap::new();
         for (index, service) in services.iter().enumerate() {
             by_host.entry(service.host.clone()).or_insert(index);
         }
-        let meshes = || {
-            objects.iter().filter_map(|object| match &object.spec {
+        for service in joined.iter().filter_map(|joined| joined.service.as_ref()) {
+            let index = *by_host
+                .entry(service.host.clone())
+                .or_insert(services.len());
+            match services.get_mut(index) {
+                Some(known) => known.join(service),
+                None => services.push(service.clone()),
+            }
+        }
+        fn mesh(object: &Object) -> Option<&Mesh> {
+            match &object.spec {
                 Spec::Mesh(mesh) => Some(mesh.as_ref()),
                 _ => None,
-            })
-        };
+            }
+        }
+        let meshes = || all().filter_map(mesh);
+        let declared = meshes().flat_map(known_workloads);
+        let joined = joined.iter().map(|joined| KnownWorkload {
+            namespace: joined.namespace.clone(),
+            service: joined
+                .service
+                .as_ref()
+                .map_or_else(|| "".into(), |service| service.host.clone()),
+            labels: joined.labels.clone(),
+            service_account: joined.service_account.clone(),
+        });
         World {
             objects,
             by_host,
             services,
-            rules: objects
-                .iter()
+            rules: all()
                 .filter_map(|object| match &object.spec {
                     Spec::DestinationRule(rule) => Some((object, rule.as_ref())),
                     _ => None,
                 })
                 .collect(),
-            workloads: meshes().flat_map(known_workloads).collect(),
-            complete: meshes().next().is_some(),
+            workloads: declared.chain(joined).collect(),
+            complete: objects.iter().any(|object| mesh(object).is_some())
+                && doubtful.clone().all(|object| mesh(object).is_none()),
             root_namespace: meshes()
                 .find_map(|mesh| mesh.root_namespace.as_deref())
                 .unwrap_or(DEFAULT_ROOT_NAMESPACE),
@@ -241,6 +282,18 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn check(&mut self) {
+        match &self.object.spec {
+            Spec::Mesh(spec) => mesh::check(self, spec),
+            Spec::VirtualService(spec) => virtual_service::check(self, spec),
+            Spec::DestinationRule(spec) => destination_rule::check(self, spec),
+            Spec::ServiceEntry(spec) => service_entry::check(self, spec),
+            Spec::Sidecar(spec) => sidecar::check(self, spec),
+            Spec::PeerAuthentication(spec) => peer_authentication::check(self, spec),
+            Spec::AuthorizationPolicy(spec) => authorization_policy::check(self, spec),
+        }
+    }
+
     /// The value if there is one, else the key or what encloses it: where a caret helps most.
     fn span(&self, at: &Path<'_>) -> Span {
         match at.value(&self.object.origin.tree) {
@@ -339,7 +392,7 @@ spec:
   portLevelMtls: {"5432": {mode: DISABLE}, "80": {mode: UNSET}}
 "#;
         let analysis = analyze(&[("f", policies)]);
-        let world = World::new(&analysis.objects);
+        let world = World::new(&analysis.objects, &[], &[]);
         let labels = |app: &str| BTreeMap::from([("app".to_owned(), app.to_owned())]);
         let mode = |namespace, app, port| world.mtls(namespace, &labels(app), port);
         assert_eq!(mode("other", "x", None), MtlsMode::Strict);

@@ -19,6 +19,7 @@ mod up;
 mod wait;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -112,6 +113,18 @@ fn listening(text: &str) -> anyhow::Result<SocketAddr> {
     Ok(SocketAddr::new(at.address, at.port))
 }
 
+/// `HOST:PORT` of a control plane, as it is typed.
+fn remote(text: &str) -> anyhow::Result<String> {
+    let parts = text.rsplit_once(':').filter(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<NonZeroU16>().is_ok()
+    });
+    parts.with_context(|| {
+        format!("`{text}` is not where a control plane listens: write HOST:PORT, ADDR:PORT or [ADDR]:PORT, with the port that it gave for xDS over TLS, such as 15012")
+    })?;
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -132,6 +145,28 @@ mod tests {
         for bad in ["", "localhost:80", "127.0.0.1", "65536", "::1:x"] {
             let error = listening(bad).unwrap_err().to_string();
             assert!(error.contains("write PORT, ADDR:PORT"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_control_plane_is_a_host_and_a_port() {
+        for good in ["10.9.0.1:15012", "control.example:1", "[2001:db8::1]:15012"] {
+            assert_eq!(remote(good).unwrap(), good);
+        }
+        for bad in [
+            "10.9.0.1",
+            "control",
+            ":15012",
+            "a:0",
+            "a:x",
+            "2001:db8::1",
+            "2001:db8::1:15012",
+        ] {
+            let error = remote(bad).unwrap_err().to_string();
+            assert!(
+                error.contains("HOST:PORT") && error.contains(bad),
+                "{error}"
+            );
         }
     }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ripstop_control::api::message;
+use ripstop_host::workload::User;
 use ripstop_model::analyze::{Analysis, analyze};
 use ripstop_model::diagnostic::{self, Diagnostic};
-use ripstop_model::intent::Spec;
 use ripstop_model::intent::mesh::{Mesh, MeshService, Readiness, Restart, Workload};
+use ripstop_model::intent::{Spec, registry};
 use ripstop_model::seam::Producer;
 
 use crate::sidecar::Probe;
@@ -94,15 +95,24 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<(Plan, Vec<Diagnostic>)> {
         [(name, mesh)] => Some(((*name).to_owned(), (*mesh).clone())),
         _ => None,
     };
+    // What this host says of it, also where the file has errors: all is told at once.
+    let readable = own.rejected.iter().filter_map(|rejected| {
+        let spec = rejected.spec.as_ref()?;
+        of_mesh(spec)
+    });
+    let typed: Vec<&Mesh> = readable.chain(mesh.iter().map(|(_, mesh)| mesh)).collect();
+    let mut missing = unknown_users(&typed);
     // Together with what it names, for references between them.
-    let named = mesh.iter().flat_map(|(_, mesh)| &mesh.config);
+    let named = typed.iter().flat_map(|mesh| &mesh.config);
     let config: Vec<PathBuf> = named
         .map(|path| folder.join(path).components().collect())
         .collect();
     let mut files = vec![(shown.clone(), text)];
-    files.extend(
-        crate::command::configuration(&config).with_context(|| format!("`config` of {shown}"))?,
-    );
+    match crate::command::configuration(&config) {
+        Ok(found) => files.extend(found),
+        Err(error) => missing.push(format!("`config` of {shown}: {error:#}")),
+    }
+    let missing = missing.join("\n");
     let analysis = analyze(&files);
     let fatal = analysis
         .diagnostics
@@ -110,10 +120,13 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<(Plan, Vec<Diagnostic>)> {
         .any(|d| d.is_error() && *d.file == *shown && !d.code.is_reference());
     let Some((name, mesh)) = mesh.filter(|_| !fatal) else {
         if fatal {
-            let summary = format!(
+            let mut summary = format!(
                 "{shown} cannot be run: {}",
                 diagnostic::summary(&analysis.diagnostics)
             );
+            if !missing.is_empty() {
+                summary = format!("{summary}\n{missing}");
+            }
             return Err(Faults { analysis, summary }.into());
         }
         match meshes(&own).len() {
@@ -123,6 +136,9 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<(Plan, Vec<Diagnostic>)> {
             n => bail!("{shown} holds {n} meshes: run each from a file of its own"),
         }
     };
+    if !missing.is_empty() {
+        bail!("{missing}");
+    }
     let mut sources = vec![std::path::absolute(file)?];
     sources.extend(config);
     let replicas = replicas(&mesh, &folder)
@@ -139,12 +155,34 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<(Plan, Vec<Diagnostic>)> {
     ))
 }
 
+fn of_mesh(spec: &Spec) -> Option<&Mesh> {
+    match spec {
+        Spec::Mesh(mesh) => Some(mesh),
+        _ => None,
+    }
+}
+
 fn meshes(analysis: &Analysis) -> Vec<(&str, &Mesh)> {
     let objects = analysis.objects.iter();
     objects
-        .filter_map(|object| match &object.spec {
-            Spec::Mesh(mesh) => Some((object.name.as_str(), &**mesh)),
-            _ => None,
+        .filter_map(|object| Some((object.name.as_str(), of_mesh(&object.spec)?)))
+        .collect()
+}
+
+/// What is wrong with `user:` on this host, a line for each.
+fn unknown_users(meshes: &[&Mesh]) -> Vec<String> {
+    let workloads = meshes.iter().flat_map(|mesh| registry::workloads(mesh));
+    let users: BTreeMap<&str, &str> = workloads
+        .filter_map(|(service, workload)| {
+            let user = workload.user.as_deref().filter(|user| !user.is_empty())?;
+            Some((user, workload.name(service)))
+        })
+        .collect();
+    users
+        .into_iter()
+        .filter_map(|(user, workload)| {
+            let error = User::lookup(user).err()?;
+            Some(format!("workload {workload}: {error}"))
         })
         .collect()
 }
@@ -336,5 +374,30 @@ spec:
             error.contains("`config` of") && error.contains("gone"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn all_that_is_missing_is_named_beside_what_is_wrong() {
+        let absent = MESH
+            .replace(
+                "spec:\n  services",
+                "spec:\n  config: [./gone, nor.yaml]\n  services",
+            )
+            .replace("command: [date]", "command: [date], user: no-such-user");
+        for (text, wrong) in [
+            (absent.clone(), None),
+            (absent.replace("port: 80,", "port: 0,"), Some("1 error")),
+            (
+                absent.replace("replicas: 2", "replicas: many"),
+                Some("1 error"),
+            ),
+        ] {
+            let (_folder, path) = file(&text);
+            let error = format!("{:#}", read(&path).unwrap_err());
+            let missing = ["gone", "nor.yaml", "workload clock: user `no-such-user`"];
+            for told in missing.into_iter().chain(wrong) {
+                assert!(error.contains(told), "no {told} in {error}");
+            }
+        }
     }
 }

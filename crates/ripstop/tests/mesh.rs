@@ -16,3 +16,5 @@ mod observed;
 mod orders;
 #[path = "mesh/refusals.rs"]
 mod refusals;
+#[path = "mesh/upgrade.rs"]
+mod upgrade;

@@ -33,6 +33,9 @@ record! {
     }
 }
 
+/// What the sidecar listens on inside a workload: outbound connections, DNS, host ports, datagrams. Not for applications.
+pub const CAPTURE_PORTS: [u16; 4] = [15001, 15053, 15054, 15055];
+
 /// What a drain waits for at most where nobody says.
 pub const DRAIN: Duration = Duration::from_secs(10);
 

@@ -61,6 +61,18 @@ impl Service {
         self.ports.iter().find(|port| port.number == number)
     }
 
+    /// Adds the ports that workloads of the same service bring and it lacks; of a host that has its endpoints listed, nothing.
+    pub fn join(&mut self, other: &Service) {
+        if self.backing != Backing::Workloads || other.backing != self.backing {
+            return;
+        }
+        for port in &other.ports {
+            if self.port(port.number).is_none() {
+                self.ports.push(port.clone());
+            }
+        }
+    }
+
     /// `name.namespace.svc.cluster.local`.
     pub fn of_mesh(service: &MeshService, declared: Key) -> Service {
         Service {

@@ -1,5 +1,7 @@
 //! Checks of an AuthorizationPolicy: above all, rules that match more or less than they seem to.
 
+use std::collections::BTreeSet;
+
 use super::Checker;
 use super::leaf::is_token;
 use crate::diagnostic::Code;
@@ -320,7 +322,64 @@ fn operation(
             }
         }
     }
+    for (field, list) in [
+        ("ports", &operation.ports),
+        ("notPorts", &operation.not_ports),
+    ] {
+        let at = at.field(field);
+        for (index, value) in list.iter().enumerate() {
+            let effect = match field {
+                "ports" => "it matches nothing",
+                _ => "it excepts nothing",
+            };
+            target_port(on, &at.index(index), value, effect, spec);
+        }
+    }
     on_tcp(on, at, operation, spec, action);
+}
+
+/// Policies see the port that a workload listens on; the service's port beside it, which callers use, matches nothing.
+fn target_port(
+    on: &mut Checker<'_>,
+    at: &Path<'_>,
+    value: &str,
+    effect: &str,
+    spec: &AuthorizationPolicy,
+) {
+    let Some(number) = value.parse::<u16>().ok().filter(|number| *number > 0) else {
+        return;
+    };
+    let mut targets = BTreeSet::new();
+    let mut meant = None;
+    for workload in on.world.selected(on.namespace(), spec.selector.as_ref()) {
+        let service = on.world.service(&workload.service);
+        for port in service.iter().flat_map(|service| &service.ports) {
+            targets.insert(port.target);
+            if port.number == number {
+                meant.get_or_insert((port.target, workload.service.clone()));
+            }
+        }
+    }
+    if targets.is_empty() || targets.contains(&number) {
+        return;
+    }
+    let help = match meant {
+        Some((target, service)) => {
+            format!(
+                "write \"{target}\", where the workloads of `{service}` listen for its port {number}"
+            )
+        }
+        None => {
+            let listed: Vec<String> = targets.iter().map(u16::to_string).collect();
+            format!("they listen on {}", listed.join(", "))
+        }
+    };
+    on.warning(
+        Code::UnknownPort,
+        at,
+        format!("none of the workloads that this selects listens on port {number}: {effect}"),
+    )
+    .help(help);
 }
 
 fn path(on: &mut Checker<'_>, at: &Path<'_>, value: &str) {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::Checker;
 use crate::diagnostic::{Code, Severity};
 use crate::intent::Mesh;
-use crate::intent::mesh::{AddressRanges, MeshPort, MeshService, Publish, Workload};
+use crate::intent::mesh::{AddressRanges, CAPTURE_PORTS, MeshPort, MeshService, Publish, Workload};
 use crate::protocol::Protocol;
 use crate::schema::{Path, nearest};
 use crate::spiffe::Spiffe;
@@ -133,6 +133,18 @@ fn ports(on: &mut Checker<'_>, list: &Path<'_>, service: &MeshService) {
         if let Some(target) = port.target_port {
             on.port(&at.field("targetPort"), target);
         }
+        if CAPTURE_PORTS.contains(&port.target()) {
+            let field = match port.target_port {
+                Some(_) => "targetPort",
+                None => "port",
+            };
+            on.error(
+                Code::PortConflict,
+                &at.field(field),
+                format!("{} is the sidecar's own inside a workload", port.target()),
+            )
+            .help("let the application listen on another port, and name that one as `targetPort`");
+        }
         if !numbers.insert(port.port) {
             on.error(
                 Code::PortConflict,
@@ -238,7 +250,16 @@ fn check_workload(on: &mut Checker<'_>, at: &Path<'_>, workload: &Workload, serv
     }
     let list = at.field("hostPorts");
     for (index, port) in workload.host_ports.iter().enumerate() {
-        on.port(&list.index(index), *port);
+        let at = list.index(index);
+        on.port(&at, *port);
+        if service.ports.iter().any(|own| own.target() == *port) {
+            on.error(
+                Code::PortConflict,
+                &at,
+                format!("the application itself listens on {port}, which would shadow the host's"),
+            )
+            .help("move the application to another targetPort");
+        }
     }
     readiness(on, &at.field("readiness"), workload, service);
 }

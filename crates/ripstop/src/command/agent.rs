@@ -78,6 +78,7 @@ pub(crate) struct Options {
     #[arg(
         long,
         value_name = "HOST:PORT",
+        value_parser = super::remote,
         requires = "token",
         conflicts_with = "mesh"
     )]

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ripstop_model::analyze::{Analysis, analyze};
 use ripstop_model::diagnostic;
 
@@ -52,28 +52,42 @@ fn print(analysis: &Analysis) {
 }
 
 /// Every file that `paths` lead to, each with its text, sorted within a folder.
+///
+/// # Errors
+/// All that cannot be read, one a line.
 pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
     let mut files = Vec::new();
+    let mut faults = Vec::new();
     for path in paths {
-        if path.as_os_str() == "-" {
+        let outcome = if path.as_os_str() == "-" {
             let mut text = String::new();
             std::io::stdin()
                 .read_to_string(&mut text)
-                .context("cannot read standard input")?;
-            files.push(("standard input".to_owned(), text));
+                .map(|_| files.push(("standard input".to_owned(), text)))
+                .context("cannot read standard input")
         } else if path.is_dir() {
-            folder(path, 0, &mut files)?;
+            folder(path, 0, &mut files, &mut faults)
         } else {
-            files.push(file(path)?);
-        }
+            file(path).map(|file| files.push(file))
+        };
+        faults.extend(outcome.err());
     }
-    Ok(files)
+    if faults.is_empty() {
+        return Ok(files);
+    }
+    let faults: Vec<String> = faults.iter().map(|fault| format!("{fault:#}")).collect();
+    bail!("{}", faults.join("\n"))
 }
 
 /// Deeper than anybody nests, shallower than a loop of links.
 const DEPTH: u32 = 16;
 
-fn folder(path: &Path, depth: u32, files: &mut Vec<(String, String)>) -> anyhow::Result<()> {
+fn folder(
+    path: &Path,
+    depth: u32,
+    files: &mut Vec<(String, String)>,
+    faults: &mut Vec<anyhow::Error>,
+) -> anyhow::Result<()> {
     let unreadable = || format!("cannot read the folder {}", path.display());
     let mut entries = std::fs::read_dir(path)
         .and_then(|entries| {
@@ -91,9 +105,13 @@ fn folder(path: &Path, depth: u32, files: &mut Vec<(String, String)>) -> anyhow:
         if hidden {
             continue;
         } else if entry.is_dir() && depth < DEPTH {
-            folder(&entry, depth + 1, files)?;
+            let outcome = folder(&entry, depth + 1, files, faults);
+            faults.extend(outcome.err());
         } else if matches!(extension, Some("yaml" | "yml" | "json")) && entry.is_file() {
-            files.push(file(&entry)?);
+            match file(&entry) {
+                Ok(file) => files.push(file),
+                Err(error) => faults.push(error),
+            }
         }
     }
     Ok(())
@@ -126,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
-        let error = read(&["no-such.yaml".into()]).unwrap_err();
-        assert!(
-            format!("{error:#}").contains("cannot read no-such.yaml"),
-            "{error:#}"
-        );
+    fn every_missing_file_is_named() {
+        let error = read(&["no-such.yaml".into(), "nor/this.yaml".into()]).unwrap_err();
+        for name in ["no-such.yaml", "nor/this.yaml"] {
+            let told = format!("cannot read {name}");
+            assert!(format!("{error:#}").contains(&told), "{error:#}");
+        }
     }
 }

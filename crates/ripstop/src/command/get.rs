@@ -13,7 +13,7 @@ use crate::table;
 pub(crate) struct Options {
     #[command(flatten)]
     target: Target,
-    /// As in `virtualservices` or VirtualService; unset: all
+    /// As in `virtualservices`, VirtualService or `vs`; unset: all
     kind: Option<String>,
     #[arg(requires = "kind")]
     name: Option<String>,

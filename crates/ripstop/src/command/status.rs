@@ -99,6 +99,13 @@ fn text(status: &Status) -> String {
                 .map(|rejected| format!("  {} refuses {}\n", proxy.node, refusal(rejected))),
         );
     }
+    // What was said of a resource is not said of its file again.
+    let told = |message: &&String| {
+        let resources = status.resources.iter();
+        resources
+            .flat_map(|resource| &resource.messages)
+            .any(|said| said == *message)
+    };
     for SourceStatus {
         source,
         error,
@@ -109,7 +116,7 @@ fn text(status: &Status) -> String {
         text.extend(
             error
                 .iter()
-                .chain(messages)
+                .chain(messages.iter().filter(|message| !told(message)))
                 .map(|message| format!("  {source}: {message}\n")),
         );
     }
@@ -159,6 +166,28 @@ fn refusal(rejected: &Rejected) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_resource_says_is_not_said_again_by_its_file() {
+        let warning = "a.yaml:3:1: warning[weights]: the weights are 0".to_owned();
+        let elsewhere = "a.yaml:9:1: error[syntax]: no YAML".to_owned();
+        let status = Status {
+            resources: vec![ResourceStatus {
+                resource: "VirtualService/default/a".into(),
+                messages: vec![warning.clone()],
+                ..ResourceStatus::default()
+            }],
+            sources: vec![SourceStatus {
+                source: "config".into(),
+                messages: vec![warning.clone(), elsewhere.clone()],
+                ..SourceStatus::default()
+            }],
+            ..Status::default()
+        };
+        let text = text(&status);
+        assert_eq!(text.matches(&warning).count(), 1, "{text}");
+        assert_eq!(text.matches(&elsewhere).count(), 1, "{text}");
+    }
 
     #[test]
     fn a_refusal_names_proxy_resource_and_reason() {
