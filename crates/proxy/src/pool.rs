@@ -208,7 +208,7 @@ fn key_of(transport: Transport<'_>, member: &Member, authority: &str, carries: C
     match (transport, address_of(member)) {
         (Transport::Tls(tls), Some(address)) => {
             let host = member.endpoint.hostname.as_deref();
-            tls.key(carries, &tls.server_name(authority, host, address.ip()))
+            tls.key_of(carries, authority, host, address.ip())
         }
         _ => 0,
     }

@@ -232,6 +232,7 @@ pub struct Originator {
     mesh: bool,
     /// Tells contexts apart in pool keys.
     id: u64,
+    fixed: Option<Keys>,
 }
 
 impl Originator {
@@ -263,16 +264,18 @@ impl Originator {
         };
         let mut hasher = DefaultHasher::new();
         format!("{config:?}").hash(&mut hasher);
+        let id = hasher.finish();
         Ok(Originator {
             http1: offering(Carries::Http1),
             http2: offering(Carries::Http2),
             http: offering(Carries::Http),
             shared: is_of_mesh(&config.alpn).then(|| offering(Carries::Shared)),
             tcp: offering(Carries::Tcp),
+            fixed: sni.as_ref().map(|sni| Keys::new(id, sni)),
             sni,
             auto_sni: config.auto_sni,
             mesh: secrets::are_own(config.certificate.as_ref(), &config.validation),
-            id: hasher.finish(),
+            id,
             client,
         })
     }
@@ -306,11 +309,23 @@ impl Originator {
         }
     }
 
+    /// As [`Originator::key`] for the name of [`Originator::server_name`], without making one where all have the same.
+    pub fn key_of(
+        &self,
+        carries: Carries,
+        authority: &str,
+        endpoint: Option<&str>,
+        address: IpAddr,
+    ) -> u64 {
+        match &self.fixed {
+            Some(keys) => keys.of(carries),
+            None => self.key(carries, &self.server_name(authority, endpoint, address)),
+        }
+    }
+
     /// Distinguishes in a pool what may not share connections; never 0, which is plain text.
     pub fn key(&self, carries: Carries, name: &ServerName<'_>) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.id, carries, name).hash(&mut hasher);
-        hasher.finish().max(1)
+        key(self.id, carries, name)
     }
 
     /// Shakes hands as a client within `timeout`. Whatever goes wrong here, nothing of a request was sent.
@@ -350,6 +365,45 @@ impl Originator {
             version: version(session.protocol_version()),
         };
         Ok((Stream::Tls(Box::new(TlsStream::Client(stream))), proof))
+    }
+}
+
+fn key(id: u64, carries: Carries, name: &ServerName<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (id, carries, name).hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
+/// The keys where each connection asks for the same name.
+#[derive(Debug)]
+struct Keys {
+    http1: u64,
+    http2: u64,
+    http: u64,
+    shared: u64,
+    tcp: u64,
+}
+
+impl Keys {
+    fn new(id: u64, name: &ServerName<'_>) -> Keys {
+        let of = |carries| key(id, carries, name);
+        Keys {
+            http1: of(Carries::Http1),
+            http2: of(Carries::Http2),
+            http: of(Carries::Http),
+            shared: of(Carries::Shared),
+            tcp: of(Carries::Tcp),
+        }
+    }
+
+    fn of(&self, carries: Carries) -> u64 {
+        match carries {
+            Carries::Http1 => self.http1,
+            Carries::Http2 => self.http2,
+            Carries::Http => self.http,
+            Carries::Shared => self.shared,
+            Carries::Tcp => self.tcp,
+        }
     }
 }
 

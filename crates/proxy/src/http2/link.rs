@@ -217,12 +217,11 @@ impl Link {
                 cx.waker().wake_by_ref();
             }
         }
-        if woke && !std::mem::replace(&mut self.inner.borrow_mut().postponed, true) {
+        if self.postpones(woke) {
             // The streams run before the next turn; what they say goes with what there is.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.inner.borrow_mut().postponed = false;
         match self.poll_write(cx, io) {
             Poll::Ready(Err(error)) => return self.end(Broken::Ended(error.kind())),
             Poll::Ready(Ok(())) if self.is_finished() => {
@@ -231,6 +230,13 @@ impl Link {
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         Poll::Pending
+    }
+
+    /// Whether what there is to write should wait for streams that were woken: once, and only if there is something.
+    fn postpones(&self, woke: bool) -> bool {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.postponed = woke && !inner.postponed && inner.codec.waits() > 0;
+        inner.postponed
     }
 
     fn is_finished(&self) -> bool {
@@ -641,8 +647,13 @@ impl Drop for Stream {
         if let Some(slot) = inner.slots.remove(&self.id) {
             slot.give_back(&self.link.worker);
         }
+        let before = inner.codec.waits();
         inner.codec.forget(self.id);
+        let more = before == 0 && inner.codec.waits() > 0;
         drop(inner);
-        self.link.nudge();
+        // Whoever waits for the last stream's end is told by its owner.
+        if more {
+            self.link.nudge();
+        }
     }
 }
