@@ -43,7 +43,7 @@ impl Lab {
         for (name, text) in files {
             fs::write(config.join(name), text).unwrap();
         }
-        let mut options = Options::new(&dir.path().join("state"));
+        let mut options = Options::new(dir.path().join("state"));
         options.sources = vec![config.display().to_string()];
         let running = start(options).await.unwrap();
         Lab { dir, running }
