@@ -85,6 +85,8 @@ pub struct TlsFacts {
     pub leaf_sha256: Option<Arc<str>>,
     pub subject: Option<Arc<str>>,
     pub version: &'static str,
+    /// The URI in the certificate that the peer was shown.
+    pub own: Option<Arc<str>>,
 }
 
 /// What the first bytes told before a chain was chosen.

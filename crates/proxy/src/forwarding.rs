@@ -173,6 +173,9 @@ fn client_certificate(connection: &Connection, proxy: &HttpProxy, head: &mut Req
     };
     let fresh = || {
         let mut element = String::new();
+        if let Some(own) = connection.tls.as_ref().and_then(|tls| tls.own.as_deref()) {
+            let _ = write!(element, "By={own};");
+        }
         if let Some(hash) = connection
             .tls
             .as_ref()

@@ -61,6 +61,8 @@ pub struct Terminator {
     /// Envoy does.
     without_alpn: Option<Arc<ServerConfig>>,
     timeout: Duration,
+    /// The URI in the certificate that clients are shown first. A renewed one has the same.
+    own: Option<Arc<str>>,
 }
 
 impl Terminator {
@@ -74,6 +76,7 @@ impl Terminator {
             }),
             server,
             timeout: timeout.unwrap_or(HANDSHAKE),
+            own: own(config, secrets),
         }
     }
 
@@ -168,9 +171,17 @@ impl Terminator {
             leaf_sha256: peer.as_ref().map(|peer| peer.sha256_hex().into()),
             subject: peer.as_ref().map(|peer| peer.subject().into()),
             version: version(session.protocol_version()),
+            own: self.own.clone(),
         };
         Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), facts))
     }
+}
+
+fn own(config: &DownstreamTls, secrets: &Secrets) -> Option<Arc<str>> {
+    let slot = secrets.certificate(config.certificates.first()?).ok()?;
+    let current = slot.current()?;
+    let shown = Peer::parse(current.chain().first()?).ok()?;
+    shown.uri_sans().first().map(|uri| uri.as_str().into())
 }
 
 /// Ends a connection whose handshake failed so that the peer can read why: with TLS 1.3 it may be sending its first

@@ -103,6 +103,10 @@ pub(crate) const BEHAVIOUR: &[(&str, &str)] = &[
         "what two parsers could read differently is refused with 400 (RFC 9112, sections 2.2, 5.1, 6.1 and 11.2)",
     ),
     (
+        "any-method",
+        "a method that nobody knows is the application's to judge (RFC 9110, sections 9.1 and 16.1.1)",
+    ),
+    (
         "one-authority",
         "routes and policies see one form of a name: no default port, no trailing dot (RFC 9110, section 4.2.3)",
     ),

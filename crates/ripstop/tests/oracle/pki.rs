@@ -16,7 +16,12 @@ const LEAVES: &[(&str, Authority, &[&str])] = &[
     (
         "server",
         Authority::Ca,
-        &["oracle.test", "*.oracle.test", "localhost"],
+        &[
+            "oracle.test",
+            "*.oracle.test",
+            "localhost",
+            "spiffe://oracle.test/ns/a/sa/server",
+        ],
     ),
     ("second", Authority::Ca, &["second.test"]),
     (

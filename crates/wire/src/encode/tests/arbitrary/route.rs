@@ -248,7 +248,8 @@ impl Entropy {
             internal_only_headers: self.list(1, Self::lower),
             most_specific_headers_win: self.flag(),
             ignore_port: self.flag(),
-            max_direct_response: self.u32(),
+            // No body here is longer than this.
+            max_direct_response: self.u32().max(5),
         }
     }
 
