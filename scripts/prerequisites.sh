@@ -38,6 +38,7 @@ tests=(
   h2load:nghttp2-client     # a client that asks as much as it can
   runuser:util-linux
   valgrind:valgrind         # counts instructions
+  openssl:openssl           # makes the keys of what is counted
 )
 
 case $want in
