@@ -95,7 +95,10 @@ pub(crate) fn failure(
         Reason::UpstreamClosedReused,
         Reason::UpstreamReset,
     ];
-    worker.shared.introduction.as_ref()?;
+    // All of them are 503: what is answered well is not looked at.
+    if response.status != 503 || worker.shared.introduction.is_none() {
+        return None;
+    }
     let told = response.headers.first_named(REASON)?;
     let transport = cluster.transports.of(&member.endpoint);
     if !matches!(transport, Transport::Tls(tls) if tls.is_mesh()) {

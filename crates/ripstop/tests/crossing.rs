@@ -7,7 +7,7 @@ use std::process::Command;
 
 use ripstop_testkit::http::{Client, Response};
 use ripstop_testkit::process::Guard;
-use ripstop_testkit::{port, program, root, wait};
+use ripstop_testkit::{port, program, root, standalone, wait};
 
 const APPS: [&str; 3] = ["node", "python", "nginx"];
 
@@ -57,18 +57,8 @@ impl Lab {
         let file = folder.path().join("bootstrap.yaml");
         let ports = [edge, mesh, node, python, nginx].map(|address| address.port());
         fs::write(&file, bootstrap(ports)).expect("room");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ripstop"));
-        command.args([
-            "proxy",
-            "--workers",
-            "1",
-            "--drain-time",
-            "0",
-            "--bootstrap",
-        ]);
-        let mut proxy = Guard::spawn("ripstop", command.arg(&file));
-        proxy.line_with("serving", wait::GENEROUS);
-        programs.push(proxy);
+        let ripstop = env!("CARGO_BIN_EXE_ripstop");
+        programs.push(standalone::start(&[], ripstop, &[], &file));
         wait::until_true(wait::GENEROUS, "nginx", || {
             Client::try_connect(nginx).is_ok()
         });

@@ -10,12 +10,11 @@ mod crowd;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use ripstop_testkit::process::Guard;
 use ripstop_testkit::upstream::{Upstream, response};
-use ripstop_testkit::{port, program, wait};
+use ripstop_testkit::{port, standalone};
 
 /// A proxy with one worker before an upstream that answers `/big` with a mebibyte, all else with a word.
 struct Lab {
@@ -29,7 +28,7 @@ struct Lab {
 impl Lab {
     /// `more`: further fields of the connection manager, one to a line.
     fn start(more: &str) -> Lab {
-        Lab::limited(&["env"], &[], more)
+        Lab::limited(&[], &[], more)
     }
 
     /// `before`: the program, with its arguments, that starts ripstop; `options`: of `ripstop proxy`.
@@ -47,14 +46,7 @@ impl Lab {
             bootstrap(address.port(), admin.port(), up.port(), more),
         )
         .expect("room");
-        let mut command = Command::new(program(before[0]));
-        command
-            .args(&before[1..])
-            .arg(env!("CARGO_BIN_EXE_ripstop"));
-        command.args(["proxy", "--workers", "1", "--drain-time", "0"]);
-        command.args(options).arg("--bootstrap").arg(&file);
-        let mut proxy = Guard::spawn("ripstop", &mut command);
-        proxy.line_with("serving", wait::GENEROUS);
+        let proxy = standalone::start(before, env!("CARGO_BIN_EXE_ripstop"), options, &file);
         Lab {
             proxy,
             address,

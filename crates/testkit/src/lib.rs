@@ -14,6 +14,7 @@ pub mod leftovers;
 pub mod otlp;
 pub mod port;
 pub mod process;
+pub mod standalone;
 pub mod upstream;
 pub mod wait;
 

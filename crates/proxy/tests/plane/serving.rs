@@ -32,6 +32,20 @@ fn requests_are_forwarded_and_connections_reused() {
     assert_eq!(seen.header("x-request-id").map(|id| id.len()), Some(36));
 }
 
+/// A client of HTTP/1.0 need not name a host: it means the one whose address it dialled, through two proxies as well (R15.3).
+#[test]
+fn who_names_no_host_means_the_address_it_dialled() {
+    let up = Upstream::always(200, "hello");
+    let last = start(&bootstrap("", TO_A, &[("a", &[up.port()], "")]), 1);
+    let port = last.address("l").unwrap().port();
+    let first = start(&bootstrap("", TO_A, &[("a", &[port], "")]), 1);
+    let mut client = client(&first);
+    client.send(b"GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().unwrap().status, 200);
+    let dialled = first.address("l").unwrap().to_string();
+    assert_eq!(up.requests()[0].header("host"), Some(dialled));
+}
+
 #[test]
 fn bodies_flow_both_ways_in_any_framing() {
     let up = Upstream::http(|request| {

@@ -267,6 +267,49 @@ fn replicas_share_a_published_port() {
     assert!(mesh.terminate(PATIENCE).success());
 }
 
+/// Clients outside share what is ready: a workload that is not has its port closed.
+#[test]
+fn who_is_not_ready_is_not_published() {
+    let port = ripstop_testkit::port::reserve();
+    let sulking = "
+    - name: hello-sulking
+      command: [python3, -m, http.server, '8080']
+      readiness: {http: {path: /missing}}
+  - name: worker";
+    let mesh = MESH
+        .replace(
+            "targetPort: 8080",
+            &format!("targetPort: 8080, publish: {}", port.number()),
+        )
+        .replace("\n  - name: worker", sulking);
+    let bench = Bench::new(callers()[0], &mesh);
+    let mut mesh = bench.spawn(&["up", "mesh.yaml"]);
+    wait::until_true(PATIENCE, "all but one to be ready", || {
+        text(&bench.run(&["ps"]).stdout).contains(" 2/3 ")
+    });
+    wait::until_true(PATIENCE, "the published port", || {
+        ripstop_testkit::http::get(port.addr(), "hello", "/").is_ok()
+    });
+    for _ in 0..30 {
+        let answer = ripstop_testkit::http::get(port.addr(), "hello", "/from-outside").unwrap();
+        // The application's own word, not a proxy's.
+        assert_eq!(
+            (answer.status, answer.header("x-ripstop-reason")),
+            (404, None)
+        );
+    }
+    mesh.terminate(PATIENCE);
+    let said = mesh.stdout();
+    let asked = |name: &str| {
+        said.lines()
+            .any(|line| line.starts_with(name) && line.contains("/from-outside"))
+    };
+    assert!(
+        asked("hello-v1-0 ") && asked("hello-v1-1 ") && !asked("hello-sulking-0 "),
+        "{said}"
+    );
+}
+
 #[test]
 fn nobody_needs_to_read_what_is_said() {
     let bench = Bench::new(
