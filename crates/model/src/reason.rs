@@ -175,6 +175,8 @@ reasons! {
     UpstreamTimeout "upstream_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "response_timeout";
     PerTryTimeout "per_try_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "upstream_per_try_timeout";
     PerTryIdleTimeout "per_try_idle_timeout" 504 14 Some(UpstreamRequestTimeout), Upstream, "upstream_per_try_idle_timeout";
+    /// The client stopped in the middle of its request.
+    RequestIdle "request_idle_timeout" 408 4 Some(StreamIdleTimeout), Downstream, "stream_idle_timeout";
     StreamIdle "stream_idle_timeout" 504 14 Some(StreamIdleTimeout), Mesh, "stream_idle_timeout";
     MaxStreamDuration "max_stream_duration" 504 4 Some(UpstreamMaxStreamDurationReached), Upstream, "upstream_max_stream_duration_reached";
     MaxConnectionDuration "max_connection_duration" 0 14 Some(DurationTimeout), Mesh, "duration_timeout";

@@ -592,7 +592,9 @@ async fn head<D: Downstream>(
         let error = timed_out(plan, per_try);
         let stalled = try_idle.is_some_and(|end| end <= Instant::now());
         Poll::Ready(Err(match error.kind {
-            Reason::StreamIdle if stalled => Error::new(Reason::PerTryIdleTimeout, Retry::Unknown),
+            Reason::StreamIdle | Reason::RequestIdle if stalled => {
+                Error::new(Reason::PerTryIdleTimeout, Retry::Unknown)
+            }
             _ => error,
         }))
     })
@@ -632,7 +634,10 @@ fn timed_out(plan: &Plan<'_>, per_try: Option<Instant>) -> Error {
     }
     match passed(per_try) {
         true => Error::new(Reason::PerTryTimeout, Retry::Unknown),
-        false => Error::terminal(Reason::StreamIdle),
+        false => Error::terminal(match plan.is_request_complete() {
+            true => Reason::StreamIdle,
+            false => Reason::RequestIdle,
+        }),
     }
 }
 

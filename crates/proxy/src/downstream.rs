@@ -15,7 +15,7 @@ use crate::attempt::earliest;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
-use crate::http::{self, Proxy, Refusal};
+use crate::http::{self, HEAD_TIME, Proxy, Refusal};
 use crate::http1::body::{Decoder, Encoder, Piece};
 use crate::http1::write::{self, Connection as ConnectionHeader};
 use crate::http1::{
@@ -172,7 +172,7 @@ impl Http1 {
         cx: &mut Context<'_>,
         timer: &mut Timer,
         preface: bool,
-        since: &mut Option<Instant>,
+        since: &mut Option<(bool, Instant)>,
     ) -> Poll<Result<Arrival, Reason>> {
         let Http1 {
             connection,
@@ -220,9 +220,21 @@ impl Http1 {
         let timeouts = &proxy.config.timeouts;
         let timeout = match waiting {
             true => timeouts.idle,
-            false => timeouts.request_headers.or(timeouts.idle),
+            false => Some(match (timeouts.request_headers, timeouts.idle) {
+                (Some(limit), _) => limit,
+                (None, Some(idle)) => idle.min(HEAD_TIME),
+                (None, None) => HEAD_TIME,
+            }),
         };
-        let start = *since.get_or_insert_with(Instant::now);
+        // A head's time begins with its first byte, however long the connection rested before.
+        let start = match *since {
+            Some((was_waiting, start)) if was_waiting == waiting => start,
+            _ => {
+                let now = Instant::now();
+                *since = Some((waiting, now));
+                now
+            }
+        };
         let oldest = timeouts.max_connection_duration.filter(|_| waiting);
         let deadline = earliest([
             timeout.map(|timeout| start + timeout),

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ripstop_model::reason::{Flag, Flags, Reason};
 use ripstop_model::snapshot::http::{
@@ -32,6 +33,10 @@ mod request;
 
 pub use request::Request;
 pub(crate) use request::is_grpc;
+
+/// How long the head of a request may take from its first byte, where the configuration sets no limit (R15.2). Envoy sets
+/// none.
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// An HTTP connection manager, compiled.
 pub struct Proxy {

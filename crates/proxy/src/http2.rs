@@ -14,6 +14,7 @@ mod rewound;
 pub mod server;
 mod session;
 mod spelling;
+mod streams;
 
 pub(crate) use crew::Crew;
 pub(crate) use guard::Flood;

@@ -162,6 +162,11 @@ pub async fn acquire(
     }
     let breaker = cluster.breaker(priority);
     let _pending = breaker.pending().map_err(Error::terminal)?;
+    if carries == Carries::Shared
+        && let Some(lease) = place.shared(&key).await?
+    {
+        return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
+    }
     let ticket = match place.ticket(&key).await? {
         Turn::Given(given) => return Ok(Leg::Http1(given)),
         Turn::Free(ticket) => ticket,
@@ -233,7 +238,7 @@ impl Place<'_> {
         let session = loop {
             let waiting = match pools.opening(self.cluster, &key) {
                 Some(waiting) => waiting,
-                None => self.start(&key),
+                None => self.start(&key, Carries::Http2),
             };
             let session = waiting.session().await?;
             if let Some(lease) = Lease::of(&session) {
@@ -243,8 +248,31 @@ impl Place<'_> {
         Ok(Leg::Http2(Box::new(http2::client::Http2::new(session))))
     }
 
+    /// The same where HTTP/1 has been sharing connections to this peer: the next one is opened once, not by each request
+    /// that finds the last one gone. `None`: the peer shares no more.
+    async fn shared(&self, key: &Key) -> Result<Option<Lease>, Error> {
+        let pools = &self.connection.worker.pools;
+        while pools.has_shared(self.cluster, key) {
+            if let Some(session) = pools.session(self.cluster, key, Instant::now())
+                && let Some(lease) = Lease::of(&session)
+            {
+                return Ok(Some(lease));
+            }
+            let waiting = match pools.opening(self.cluster, key) {
+                Some(waiting) => waiting,
+                None => self.start(key, Carries::Shared),
+            };
+            match waiting.session().await {
+                Err(error) if pools.has_shared(self.cluster, key) => return Err(error),
+                // As many may have waited as the new one has room for, and more.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Opens a connection in a task of its own.
-    fn start(&self, key: &Key) -> Waiting {
+    fn start(&self, key: &Key, carries: Carries) -> Waiting {
         let pools = &self.connection.worker.pools;
         let (tell, waiting) = pools.begin(self.cluster, key);
         let (connection, cluster) = (self.connection.clone(), self.cluster.clone());
@@ -258,21 +286,29 @@ impl Place<'_> {
                 member: &member,
                 authority: &authority,
             };
-            let outcome = place.begin(&key).await;
+            let outcome = place.begin(&key, carries).await;
             let pools = &connection.worker.pools;
             pools.end(&cluster, &key, &tell, outcome);
         });
         waiting
     }
 
-    async fn begin(&self, key: &Key) -> Result<Rc<Session>, Error> {
+    async fn begin(&self, key: &Key, carries: Carries) -> Result<Rc<Session>, Error> {
         let ticket = match self.ticket(key).await? {
             Turn::Free(ticket) => ticket,
             // Of the other protocol: only its place is of use.
             Turn::Given(idle) => idle.into_ticket(),
         };
-        let (stream, _) = self.open(Carries::Http2).await?;
-        Ok(self.speak(stream, ticket, Carries::Http2))
+        let (stream, proof) = self.open(carries).await?;
+        let chosen = proof.as_ref().and_then(Proof::carried);
+        if carries == Carries::Shared && chosen != Some(Carried::Http2) {
+            let (worker, cluster) = (&self.connection.worker, self.cluster);
+            let fresh = Http1::new(worker.clone(), cluster.clone(), key.clone(), stream, ticket);
+            worker.pools.put(Box::new(fresh));
+            worker.pools.forget_shared(cluster, key);
+            return Err(Error::new(Reason::UpstreamProtocol, Retry::Unprocessed));
+        }
+        Ok(self.speak(stream, ticket, carries))
     }
 
     fn speak(&self, stream: Stream, ticket: Ticket, carries: Carries) -> Rc<Session> {
@@ -465,6 +501,15 @@ impl Pools {
 
     fn opening(&self, cluster: &Arc<Cluster>, key: &Key) -> Option<Waiting> {
         self.with_sessions(cluster, |sessions| sessions.opening(key))
+    }
+
+    /// Whether HTTP/2 was the last that was spoken there.
+    fn has_shared(&self, cluster: &Arc<Cluster>, key: &Key) -> bool {
+        self.with_sessions(cluster, |sessions| sessions.has_been(key))
+    }
+
+    fn forget_shared(&self, cluster: &Arc<Cluster>, key: &Key) {
+        self.with_sessions(cluster, |sessions| sessions.forget(key));
     }
 
     fn begin(&self, cluster: &Arc<Cluster>, key: &Key) -> (Tell, Waiting) {

@@ -75,8 +75,10 @@ pub async fn run<D: Downstream, U: Upstream>(
             Reason::MaxStreamDuration
         } else if passed(deadline) {
             Reason::UpstreamTimeout
-        } else {
+        } else if flow.asked || tunnel {
             Reason::StreamIdle
+        } else {
+            Reason::RequestIdle
         })))
     })
     .await

@@ -142,7 +142,7 @@ fn text(reason: Reason) -> &'static str {
             "upstream request timeout"
         }
         Reason::RequestHeadTimeout | Reason::RequestTimeout => "request timeout",
-        Reason::StreamIdle => "stream timeout",
+        Reason::StreamIdle | Reason::RequestIdle => "stream timeout",
         Reason::MaxStreamDuration => "downstream duration timeout",
         Reason::FaultAbort => "fault filter abort",
         Reason::ConnectFailure => {

@@ -150,6 +150,7 @@ named! {
         flood_head "header_overflow",
         flood_slow_head "inbound_slow_head",
         flood_codec "inbound_flood",
+        replaced_for_resets "inbound_reset_goaway",
     }
     gauges {}
     others {}

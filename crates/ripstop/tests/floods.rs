@@ -10,6 +10,7 @@ mod crowd;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use ripstop_testkit::process::Guard;
@@ -23,6 +24,32 @@ struct Lab {
     admin: SocketAddr,
     _up: Upstream,
     _folder: tempfile::TempDir,
+    _turn: Turn,
+}
+
+/// Who measures time has the machine for itself, as far as these tests go.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+#[derive(Default)]
+struct Turn {
+    _shared: Option<RwLockReadGuard<'static, ()>>,
+    _alone: Option<RwLockWriteGuard<'static, ()>>,
+}
+
+impl Turn {
+    fn shared() -> Turn {
+        Turn {
+            _shared: Some(MACHINE.read().unwrap_or_else(PoisonError::into_inner)),
+            ..Turn::default()
+        }
+    }
+
+    fn alone() -> Turn {
+        Turn {
+            _alone: Some(MACHINE.write().unwrap_or_else(PoisonError::into_inner)),
+            ..Turn::default()
+        }
+    }
 }
 
 impl Lab {
@@ -31,8 +58,24 @@ impl Lab {
         Lab::limited(&[], &[], more)
     }
 
+    fn alone() -> Lab {
+        Lab::written(Turn::alone(), &[], &[], |bootstrap, _| bootstrap)
+    }
+
     /// `before`: the program, with its arguments, that starts ripstop; `options`: of `ripstop proxy`.
     fn limited(before: &[&str], options: &[&str], more: &str) -> Lab {
+        Lab::written(Turn::shared(), before, options, |bootstrap, _| {
+            bootstrap.replace("codec_type: AUTO", more)
+        })
+    }
+
+    /// With the bootstrap that `write` makes of the usual one and the upstream's port.
+    fn written(
+        turn: Turn,
+        before: &[&str],
+        options: &[&str],
+        write: impl FnOnce(String, u16) -> String,
+    ) -> Lab {
         let up = Upstream::http(|request| match request.target().as_str() {
             "/big" => response(200, &"x".repeat(1 << 20)),
             _ => response(200, "fine"),
@@ -41,11 +84,8 @@ impl Lab {
         let (address, admin) = (held.addr(), admin.addr());
         let folder = tempfile::tempdir().expect("a folder for the bootstrap");
         let file = folder.path().join("bootstrap.yaml");
-        fs::write(
-            &file,
-            bootstrap(address.port(), admin.port(), up.port(), more),
-        )
-        .expect("room");
+        let usual = bootstrap(address.port(), admin.port(), up.port());
+        fs::write(&file, write(usual, up.port())).expect("room");
         let proxy = standalone::start(before, env!("CARGO_BIN_EXE_ripstop"), options, &file);
         Lab {
             proxy,
@@ -53,6 +93,7 @@ impl Lab {
             admin,
             _up: up,
             _folder: folder,
+            _turn: turn,
         }
     }
 
@@ -77,7 +118,7 @@ impl Lab {
     }
 }
 
-fn bootstrap(listener: u16, admin: u16, upstream: u16, more: &str) -> String {
+fn bootstrap(listener: u16, admin: u16, upstream: u16) -> String {
     format!(
         r#"
 admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
@@ -91,7 +132,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: l
-          {more}
+          codec_type: AUTO
           http_filters:
           - name: router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}

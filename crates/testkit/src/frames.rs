@@ -235,6 +235,9 @@ pub enum Fate {
     Silent,
 }
 
+/// No stream is the last one yet, and nothing is wrong.
+const ANNOUNCED: [u8; 8] = [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
 /// One connection.
 pub struct Connection {
     stream: TcpStream,
@@ -289,7 +292,8 @@ impl Connection {
         read(&mut self.stream)
     }
 
-    /// Reads until something decides about the stream: its response, its end or the connection's. 1xx are passed over.
+    /// Reads until something decides about the stream: its response, its end or the connection's. Passed over are 1xx, and
+    /// GOAWAY where it only announces an end (RFC 9113 section 6.8).
     pub fn fate(&mut self, stream: u32) -> Fate {
         loop {
             let frame = match self.read() {
@@ -302,6 +306,7 @@ impl Connection {
                 }
             };
             match frame.kind {
+                kind::GOAWAY if frame.payload.starts_with(&ANNOUNCED) => {}
                 kind::GOAWAY => return Fate::GoneAway(frame.code().unwrap_or_default()),
                 kind::RST_STREAM if frame.stream == stream => {
                     return Fate::Reset(frame.code().unwrap_or_default());

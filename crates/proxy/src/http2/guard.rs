@@ -84,6 +84,10 @@ impl Allowance {
     pub(super) fn earn(&mut self) {
         self.left = (self.left + 1.0).min(self.most);
     }
+
+    pub(super) fn is_half_gone(&self) -> bool {
+        self.left < self.most / 2.0
+    }
 }
 
 /// Frame types (RFC 9113 section 6).

@@ -524,6 +524,10 @@ impl Stream {
         Some(acted)
     }
 
+    pub(super) fn id(&self) -> StreamId {
+        self.id
+    }
+
     /// See [`super::spelling`].
     pub(super) fn is_spelt(&self) -> bool {
         self.link.spelt

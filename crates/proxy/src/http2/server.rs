@@ -1,11 +1,10 @@
 //! A client's HTTP/2 connection: bytes in, each stream a request through [`crate::http`], responses out.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ripstop_h2::{Budget, Code, Config, FieldWriter, Guards, Role};
+use ripstop_h2::{Budget, Code, Config, FieldWriter, Guards, Role, StreamId};
 use ripstop_identity::alpn;
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::http::HttpProxy;
@@ -14,17 +13,18 @@ use tokio::time::Instant;
 use super::SEND_BUFFER;
 use super::crew::Crew;
 use super::flow::{Inflow, Outflow};
-use super::guard::{Allowance, Flood, Guard, Violation};
+use super::guard::{Flood, Guard, Violation};
 use super::keepalive::Keepalive;
 use super::link::{self, Asked, Broken, Link};
 use super::refused::Refused;
 use super::rewound::{Rewound, Watch};
 use super::spelling;
+use super::streams::{Entered, Streams};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
 use crate::headers::Known;
-use crate::http::{self, Refusal};
+use crate::http::{self, HEAD_TIME, Refusal};
 use crate::http1::{Admitted, Framing, Rules, Upgrade, admit_h2};
 use crate::message::{Method, RequestHead, ResponseHead};
 use crate::relay::BACKLOG;
@@ -35,8 +35,6 @@ use crate::worker::Timer;
 const PREFACE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that was told to go away may stay without streams.
 const GOODBYE: Duration = Duration::from_secs(10);
-/// How long the head of a request may take to be whole, where the configuration sets no limit.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that ends for a flood may take to be told so.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long, and how much of, a request is still read that was answered before its end.
@@ -44,14 +42,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const SPILT: usize = 256 * 1024;
 /// Resets that the client provoked (CVE-2025-8671).
 const LOCAL_RESETS: f32 = 500.0;
-/// Bytes of responses that wait for a client, per stream and over all streams of its connection: what comes from
-/// upstream is not read beyond that (CVE-2019-9517).
-const WAITING: usize = 128 * 1024;
-const WAITING_OVERALL: usize = 1024 * 1024;
-/// So much may come with a response's head, and of each response when all that may wait does: a stream whose window is
-/// open goes on, however many others stall.
+/// So much may come with a response's head.
 const BESIDE_HEAD: usize = 16 * 1024;
-const TRICKLE: usize = 4 * 1024;
 /// A response whose client does not read is given up after this where no stream idle timeout is set.
 const STALLED: Duration = Duration::from_secs(300);
 
@@ -153,99 +145,6 @@ struct Driver {
     timer: Timer,
 }
 
-/// What the streams of a connection tell it.
-struct Streams {
-    active: Cell<u32>,
-    /// Bytes of responses that wait for the client's windows.
-    waiting: Cell<usize>,
-    /// When the last one ended.
-    idle_since: Cell<Instant>,
-    /// For requests that are reset before they are answered.
-    patience: Cell<Allowance>,
-    /// Why the connection ends, where the client is to blame.
-    flood: Cell<Option<Flood>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Streams {
-    fn new(config: &HttpProxy, now: Instant) -> Streams {
-        let floods = config.http2.floods;
-        Streams {
-            active: Cell::new(0),
-            waiting: Cell::new(0),
-            idle_since: Cell::new(now),
-            patience: Cell::new(Allowance::new(floods.resets, floods.resets_per_second, now)),
-            flood: Cell::new(None),
-            waker: RefCell::new(None),
-        }
-    }
-
-    /// The client reset a request before it was answered.
-    fn reset(&self, now: Instant) {
-        let mut patience = self.patience.get();
-        if !patience.take(now) {
-            self.flood.set(Some(Flood::Reset));
-        }
-        self.patience.set(patience);
-    }
-
-    /// A request was answered.
-    fn answered(&self) {
-        let mut patience = self.patience.get();
-        patience.earn();
-        self.patience.set(patience);
-    }
-}
-
-/// A stream among those of its connection.
-struct Entered {
-    streams: Rc<Streams>,
-    /// Its part of what waits.
-    waiting: usize,
-}
-
-impl Entered {
-    fn new(streams: &Rc<Streams>) -> Entered {
-        streams.active.set(streams.active.get() + 1);
-        Entered {
-            streams: streams.clone(),
-            waiting: 0,
-        }
-    }
-
-    fn note(&mut self, waiting: usize) {
-        let others = self.streams.waiting.get() - self.waiting;
-        self.streams.waiting.set(others + waiting);
-        self.waiting = waiting;
-    }
-
-    /// What may be read for it at once.
-    fn room(&self) -> usize {
-        match self.streams.waiting.get() >= WAITING_OVERALL {
-            true => TRICKLE,
-            false => WAITING.saturating_sub(self.waiting).max(TRICKLE),
-        }
-    }
-
-    /// As much waits as may.
-    fn is_full(&self) -> bool {
-        self.waiting >= WAITING
-            || (self.waiting > 0 && self.streams.waiting.get() >= WAITING_OVERALL)
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.note(0);
-        let streams = &self.streams;
-        streams.active.set(streams.active.get() - 1);
-        streams.idle_since.set(Instant::now());
-        if let Some(waker) = streams.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>, io: &mut Rewound) -> Poll<()> {
         self.streams.waker.replace(Some(cx.waker().clone()));
@@ -255,9 +154,11 @@ impl Driver {
         }
         while let Some(asked) = self.link.accept() {
             self.served += 1;
+            let stream = asked.stream.id();
+            self.streams.newest.set(stream);
             if asked.stream.broken().is_some() {
                 // Nobody waits for the answer any more, so nobody is asked for it.
-                self.streams.reset(Instant::now());
+                self.streams.reset(stream, Instant::now());
                 self.connection.worker.give_head(asked.head);
                 continue;
             }
@@ -290,6 +191,10 @@ impl Driver {
             return Poll::Pending;
         }
         if self.closing.is_none() && self.is_over(now) {
+            if self.streams.spared.get().is_some() {
+                let stats = &self.connection.worker.shared.totals.http2;
+                stats.replaced_for_resets.inc();
+            }
             self.link.shut_down();
             self.closing = Some(now);
             cx.waker().wake_by_ref();
@@ -352,7 +257,7 @@ impl Driver {
         let connection = &self.connection;
         http::refuse(connection, &mut down, Reason::BadRequest, Refusal::Silence);
         connection.worker.give_head(down.0);
-        self.streams.reset(Instant::now());
+        self.streams.reset(StreamId::MAX, Instant::now());
     }
 
     fn head_deadline(&self) -> Option<Instant> {
@@ -372,6 +277,7 @@ impl Driver {
         }
         let most = self.config.limits.max_requests_per_connection;
         connection.is_draining()
+            || self.streams.spared.get().is_some()
             || (most > 0 && self.served >= most)
             || (self.streams.active.get() == 0 && connection.is_orphaned(&view))
             || self
@@ -426,7 +332,7 @@ pub(super) async fn exchange(call: Call, timer: &mut Timer) {
         oversized,
     } = asked;
     if stream.broken().is_some() {
-        return entered.streams.reset(Instant::now());
+        return entered.streams.reset(stream.id(), Instant::now());
     }
     join_cookies(&mut head);
     let rules = Rules {
@@ -456,6 +362,7 @@ pub(super) async fn exchange(call: Call, timer: &mut Timer) {
         reply: Reply::Awaited,
         entered,
         failed: false,
+        deserted: false,
         provoked: false,
         spilt: 0,
     };
@@ -471,7 +378,7 @@ pub(super) async fn exchange(call: Call, timer: &mut Timer) {
         Err(reason) => http::refuse(&connection, &mut down, reason, Refusal::Answer),
     }
     match down.is_reset_unanswered() {
-        true => down.entered.streams.reset(Instant::now()),
+        true => down.entered.streams.reset(down.stream.id(), Instant::now()),
         false => down.entered.streams.answered(),
     }
     let limit = proxy.config.timeouts.stream_idle.unwrap_or(STALLED);
@@ -516,6 +423,8 @@ struct Http2 {
     entered: Entered,
     /// The client reset the stream or went away.
     failed: bool,
+    /// And that before it was answered.
+    deserted: bool,
     /// This side reset it, for what the client sent.
     provoked: bool,
     /// Bytes of the request that nobody wanted.
@@ -538,6 +447,11 @@ impl Http2 {
         }
     }
 
+    fn fail(&mut self) {
+        self.failed = true;
+        self.deserted |= matches!(self.reply, Reply::Awaited);
+    }
+
     /// The client's end is the request's, whichever side ended it.
     fn gone(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         let flood = self.entered.streams.flood.get();
@@ -545,7 +459,7 @@ impl Http2 {
     }
 
     fn is_reset_unanswered(&self) -> bool {
-        self.provoked || (self.failed && matches!(self.reply, Reply::Awaited))
+        self.provoked || self.deserted
     }
 
     /// Nothing more will be said: a response that is not whole by now never will be, and a request whose rest nobody
@@ -574,7 +488,7 @@ impl Http2 {
             self.spilt += count;
             match std::task::ready!(received) {
                 Ok(()) => {}
-                Err(_) => self.failed = true,
+                Err(_) => self.fail(),
             }
         }
         Poll::Ready(())
@@ -602,7 +516,7 @@ impl Http2 {
         self.reply = match self.stream.respond(false, ended, write) {
             Ok(true) => Reply::Flowing(Outflow::new(ended)),
             Ok(false) => {
-                self.failed = true;
+                self.fail();
                 Reply::Over
             }
             Err(_) => {
@@ -634,7 +548,7 @@ impl Body for Http2 {
             let received = self.intake.poll_receive(&self.stream, cx, sink);
             let received = std::task::ready!(received);
             return Poll::Ready(received.map_err(|error| {
-                self.failed = true;
+                self.fail();
                 self.gone(error)
             }));
         }
@@ -644,7 +558,7 @@ impl Body for Http2 {
             Reply::Flowing(_) | Reply::Over => return Poll::Pending,
         }
         let broken = std::task::ready!(self.stream.poll_broken(cx));
-        self.failed = true;
+        self.fail();
         Poll::Ready(Err(self.gone(broken)))
     }
 
@@ -663,7 +577,7 @@ impl Body for Http2 {
         let flushed = out.poll_flush(&self.stream, cx);
         self.entered.note(out.backlog());
         flushed.map_err(|broken| {
-            self.failed = true;
+            self.fail();
             self.gone(broken)
         })
     }

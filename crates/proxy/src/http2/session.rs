@@ -2,7 +2,7 @@
 //! sides allow.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -226,6 +226,8 @@ pub(crate) type Tell = watch::Sender<Option<Opened>>;
 pub(crate) struct Sessions {
     open: HashMap<Key, Vec<Rc<Session>>>,
     opening: HashMap<Key, watch::Receiver<Option<Opened>>>,
+    /// Where the last sweep found none open any more; the next one forgets them.
+    emptied: HashSet<Key>,
 }
 
 impl Sessions {
@@ -239,6 +241,15 @@ impl Sessions {
         let sessions = self.open.get_mut(key)?;
         sessions.retain(|session| !session.is_retired(cluster, now));
         sessions.iter().find(|session| session.has_room()).cloned()
+    }
+
+    /// Whether there is a connection, or has been lately.
+    pub(crate) fn has_been(&self, key: &Key) -> bool {
+        self.open.contains_key(key)
+    }
+
+    pub(crate) fn forget(&mut self, key: &Key) {
+        self.open.remove(key);
     }
 
     /// Those that do not stay take no further streams.
@@ -281,11 +292,16 @@ impl Sessions {
     }
 
     pub(crate) fn sweep(&mut self, cluster: &Cluster, now: Instant) {
-        self.open.retain(|_, sessions| {
+        let emptied = std::mem::take(&mut self.emptied);
+        self.open.retain(|key, sessions| {
             sessions.retain(|session| {
                 !session.is_retired(cluster, now) && !session.is_stale(cluster, now)
             });
-            !sessions.is_empty()
+            let stays = !sessions.is_empty() || !emptied.contains(key);
+            if sessions.is_empty() && stays {
+                self.emptied.insert(key.clone());
+            }
+            stays
         });
     }
 

@@ -4,6 +4,7 @@
 mod busy;
 mod crowd;
 mod downstream;
+mod stalls;
 mod upstream;
 
 use std::time::Duration;

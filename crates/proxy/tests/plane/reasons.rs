@@ -219,6 +219,12 @@ fn failed() -> Vec<Row> {
         routed("/try/slow", PerTryTimeout, 504, "UT"),
         routed("/stalled/slow", PerTryIdleTimeout, 504, "UT"),
         routed("/idle/slow", StreamIdle, 504, "SI"),
+        row(
+            raw("POST /idle/slow HTTP/1.1\r\nhost: a.test\r\ncontent-length: 9\r\n\r\nhalf"),
+            RequestIdle,
+            408,
+            "SI",
+        ),
         routed("/stream/slow", MaxStreamDuration, 504, "UMSDR"),
         routed("/up/half", UpstreamClosedMidResponse, 0, "UC"),
     ]

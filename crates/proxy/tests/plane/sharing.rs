@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ripstop_proxy::Running;
@@ -197,4 +198,96 @@ fn who_leaves_takes_nobody_along() {
     }
     reaches(&pair.server, "http.l.downstream_rq_active", 0);
     assert_eq!(pair.connections(), 1);
+}
+
+/// Thousands of callers give up while others share their connection: nobody is cut with them. The connection they wear
+/// out is replaced before its budget is gone.
+#[test]
+fn those_who_give_up_take_nobody_along() {
+    let up = Upstream::http(|request| match request.target().as_str() {
+        "/slow" => vec![Step::Wait(Duration::from_millis(300))],
+        "/late" => {
+            let mut steps = vec![Step::Wait(Duration::from_millis(400))];
+            steps.extend(response(200, "late"));
+            steps
+        }
+        _ => response(200, "fine"),
+    });
+    let pair = Pair::start(&up, SHARED, "");
+    let address = pair.address();
+    assert_eq!(Client::connect(address).get("a", "/").text(), "fine");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let steady = ["/", "/late"].map(|path| {
+            let over = &over;
+            scope.spawn(move || {
+                let mut client = Client::connect(address);
+                let mut served = 0;
+                while !over.load(Ordering::Relaxed) || served < 10 {
+                    let answer = client.get("a", path);
+                    assert_eq!(answer.status, 200, "{path}, after {served}: {answer:?}");
+                    served += 1;
+                }
+            })
+        });
+        let leaving = (0..25).map(|index| {
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    let mut leaves = TcpStream::connect(address).unwrap();
+                    leaves
+                        .write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+                        .unwrap();
+                    std::thread::sleep(Duration::from_millis(index % 5));
+                }
+            })
+        });
+        for thread in leaving.collect::<Vec<_>>() {
+            thread.join().unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+        for thread in steady {
+            thread.join().unwrap();
+        }
+    });
+    reaches(&pair.server, "http.l.downstream_rq_active", 0);
+    assert_eq!(stat(&pair.server, "http2.inbound_reset_flood"), Some(0));
+    let connections = pair.connections();
+    let told = stat(&pair.server, "http2.inbound_reset_goaway");
+    assert!((2..=40).contains(&connections), "{connections}, {told:?}");
+}
+
+/// A handshake that the application refuses: what the client sends in the belief that it was taken is read as HTTP, by
+/// each proxy on the way, or not at all.
+#[test]
+fn nothing_is_smuggled_behind_a_refused_upgrade() {
+    const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    const SECOND: &str =
+        "GET /second HTTP/1.1\r\nHost: a\r\nx-envoy-original-path: /forged\r\n\r\n";
+    for (status, refusal) in [
+        (200, &b"HTTP/1.1 200 OK\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nno"[..]),
+        (426, b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno"),
+    ] {
+        for accepted in [SHARED, SEPARATE] {
+            let up = Upstream::http(move |request| match request.target().as_str() {
+                "/ws" => vec![Step::Write(refusal.to_vec())],
+                _ => response(200, "fine"),
+            });
+            let pair = Pair::start(&up, accepted, "");
+            for (smuggled, outcome) in [(SECOND, 200), ("\u{81}\u{5}hello", 400)] {
+                let mut client = Client::connect(pair.address());
+                client.send(HANDSHAKE.as_bytes());
+                client.send(smuggled.as_bytes());
+                assert_eq!(client.response().unwrap().status, status);
+                assert_eq!(client.response().unwrap().status, outcome, "{smuggled:?}");
+            }
+            // A request of its own to the other sidecar too, written anew by each.
+            reaches(&pair.server, "http.l.downstream_rq_total", 3);
+            let seen = up.requests();
+            let targets: Vec<String> = seen.iter().map(Request::target).collect();
+            assert_eq!(targets, ["/ws", "/second", "/ws"]);
+            assert!(seen[1].header("x-request-id").is_some());
+            let bytes: Vec<u8> = up.received().concat();
+            assert!(!bytes.windows(5).any(|window| window == b"hello"));
+        }
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use ripstop_testkit::program;
+use ripstop_testkit::http::Client;
+use ripstop_testkit::{port, program, root};
 
-use super::Lab;
+use super::{Lab, Turn};
 
 /// What a program prints; it must succeed.
 fn run(command: &mut Command) -> String {
@@ -44,4 +45,33 @@ fn curl_in_parallel_is_never_cut() {
     let printed = run(curl.args(["--write-out", "%{http_code}\n", &url]));
     let fine = printed.lines().filter(|line| line.ends_with("200"));
     assert_eq!(fine.count(), 1500);
+}
+
+/// Deadlines that nobody meets and calls that are cancelled, thousands on one channel: the calls beside them succeed.
+#[test]
+fn grpc_that_gives_up_is_never_cut() {
+    let server = port::reserve();
+    let server = server.addr().port().to_string();
+    let http2 = "\n    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}";
+    let lab = Lab::written(Turn::shared(), &[], &[], |bootstrap, upstream| {
+        bootstrap
+            .replace(
+                "connect_timeout: 10s",
+                &format!("connect_timeout: 10s{http2}"),
+            )
+            .replace(&upstream.to_string(), &server)
+    });
+    let python = root().join(".venv/bin/python");
+    let mut client = Command::new(python);
+    client
+        .arg(root().join("crates/ripstop/tests/floods/cancels.py"))
+        .args([&server, &lab.address.port().to_string()]);
+    println!("{}", run(&mut client));
+    let stats = Client::connect(lab.admin)
+        .get("a", "/stats?filter=http2.inbound")
+        .text();
+    assert!(stats.contains("http2.inbound_reset_flood: 0"), "{stats}");
 }

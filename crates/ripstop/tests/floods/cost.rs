@@ -77,7 +77,7 @@ fn bystander(lab: &Lab, least: usize, over: &AtomicBool) -> Vec<Duration> {
 
 #[test]
 fn floods_cost_little_and_others_feel_nothing() {
-    let lab = Lab::start("codec_type: AUTO");
+    let lab = Lab::alone();
     let over = AtomicBool::new(true);
     bystander(&lab, 200, &over);
     let calm = p99(bystander(&lab, 500, &over));

@@ -7,7 +7,7 @@ use ripstop_testkit::frames::{
 };
 use ripstop_testkit::upstream::{Step, Upstream, response};
 
-use crate::kit::{TO_A, bootstrap, start};
+use crate::kit::{TO_A, bootstrap, start, stat};
 
 /// Hundreds of calls at a time, of which the client gives up half, again and again: hedging, deadlines, a closed page.
 #[test]
@@ -77,4 +77,70 @@ fn small_messages_pings_and_window_updates_are_served() {
         client.send(&window_update(stream, 1));
         stream += 2;
     }
+}
+
+/// A client that gives up all that it has asked, again and again, because nobody answers in time: it is asked to come by
+/// another connection now and then, and cut never.
+#[test]
+fn a_client_that_cancels_everything_is_asked_to_reconnect() {
+    let up = Upstream::http(|request| match request.target().as_str() {
+        "/slow" => vec![Step::Wait(Duration::from_secs(1))],
+        _ => response(200, "x"),
+    });
+    let hcm = "          http2_protocol_options: {stream_reset_burst: 200, stream_reset_rate: 1}";
+    let running = start(&bootstrap(hcm, TO_A, &[("a", &[up.port()], "")]), 1);
+    let slow = [
+        frames::GET[0],
+        frames::GET[1],
+        frames::GET[2],
+        (":path", "/slow"),
+    ];
+    let mut connections = 0;
+    let mut cancelled = 0;
+    while cancelled < 1000 {
+        let mut client = Connection::client(running.address("l").unwrap());
+        connections += 1;
+        let mut stream = 1;
+        let mut told = false;
+        // What was begun before the announcement is served after it.
+        while !told && cancelled < 1000 {
+            let kept = stream;
+            let mut bytes = frames::get(kept);
+            for index in 1..=50 {
+                bytes.extend(headers(kept + index * 2, flag::END_STREAM, &slow));
+            }
+            client.send(&bytes);
+            std::thread::sleep(Duration::from_millis(2));
+            let mut bytes: Vec<u8> = (1..=50)
+                .flat_map(|index| frames::reset(kept + index * 2, code::CANCEL))
+                .collect();
+            cancelled += 50;
+            stream = kept + 102;
+            bytes.extend(frames::get(stream));
+            client.send(&bytes);
+            let mut answered = 0;
+            while answered < 2 {
+                let frame = client.read().expect("the connection lives");
+                match frame.kind {
+                    kind::GOAWAY => {
+                        assert_eq!(frame.code(), Some(code::NO_ERROR));
+                        told = true;
+                    }
+                    kind::PING if frame.flags & flag::ACK == 0 => {
+                        client.send(&frames::frame(kind::PING, flag::ACK, 0, &frame.payload));
+                    }
+                    kind::HEADERS => {
+                        assert_eq!(frame.status(), Some(200));
+                        answered += 1;
+                    }
+                    _ => {}
+                }
+            }
+            stream += 2;
+        }
+    }
+    assert!((5..=12).contains(&connections), "{connections}");
+    assert_eq!(stat(&running, "http2.inbound_reset_flood"), Some(0));
+    let told = stat(&running, "http2.inbound_reset_goaway").unwrap();
+    assert!((connections - 1..=connections).contains(&told), "{told}");
 }

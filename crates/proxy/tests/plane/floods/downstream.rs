@@ -292,6 +292,22 @@ fn slow_heads_are_not_waited_for() {
     assert_eq!(Connection::silent(address).end(), Fate::Closed);
 }
 
+/// A head's time begins with its first byte, not with the rest before it.
+#[test]
+fn a_head_in_pieces_after_a_rest_is_served() {
+    let up = Upstream::always(200, "x");
+    let hcm = "          request_headers_timeout: 0.5s";
+    let running = start(&bootstrap(hcm, TO_A, &[("a", &[up.port()], "")]), 1);
+    let mut client = client(&running);
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(700));
+        client.send(b"GET / HTTP/1.1\r\nHo");
+        std::thread::sleep(Duration::from_millis(50));
+        client.send(b"st: a\r\n\r\n");
+        assert_eq!(client.response().unwrap().status, 200);
+    }
+}
+
 /// Unfinished requests beyond what SETTINGS allows are refused, the others go on.
 #[test]
 fn streams_beyond_the_limit_are_refused() {
