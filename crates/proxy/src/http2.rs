@@ -25,3 +25,10 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of bodies that wait for the connection's turn to be written.
 const SEND_BUFFER: usize = 128 * 1024;
+
+/// Of connections that HTTP/1 requests share (decisions/0010). Whoever stalls holds back what its stream's window allows; that
+/// of the connection has room for all that the client's side opens, so that nobody waits for another's reader. More requests
+/// take another connection.
+pub(crate) const SHARED_STREAMS: u32 = 128;
+pub(crate) const SHARED_STREAM_WINDOW: u32 = 512 * 1024;
+pub(crate) const SHARED_WINDOW: u32 = SHARED_STREAMS * SHARED_STREAM_WINDOW;

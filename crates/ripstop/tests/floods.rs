@@ -1,12 +1,16 @@
 //! `ripstop proxy` under floods: what they cost it in memory and CPU, and what others feel; and real clients that do much
 //! and are never cut. Which flood is ended by what is shown in the tests of `ripstop-proxy`.
 
+#[path = "floods/bodies.rs"]
+mod bodies;
 #[path = "floods/busy.rs"]
 mod busy;
 #[path = "floods/cost.rs"]
 mod cost;
 #[path = "floods/crowd.rs"]
 mod crowd;
+#[path = "floods/handshakes.rs"]
+mod handshakes;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -99,9 +103,22 @@ impl Lab {
 
     /// Resident memory, in KiB.
     fn memory(&self) -> i64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most there was of it since it was last forgotten.
+    fn peak(&self) -> i64 {
+        self.status("VmHWM:")
+    }
+
+    fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.proxy.pid()), "5").expect("a running proxy");
+    }
+
+    fn status(&self, name: &str) -> i64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.proxy.pid()));
         let status = status.expect("a running proxy");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let line = status.lines().find(|line| line.starts_with(name));
         let kib = line.and_then(|line| line.split_whitespace().nth(1));
         kib.and_then(|kib| kib.parse().ok()).expect("a figure")
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::OnceLock;
 
 use regex::{Regex, RegexBuilder};
 
@@ -12,6 +13,8 @@ use crate::request::RequestView;
 pub struct Pattern {
     source: String,
     full: Regex,
+    /// The same unanchored, once something is to be replaced.
+    search: OnceLock<Option<Regex>>,
 }
 
 impl Pattern {
@@ -19,12 +22,12 @@ impl Pattern {
     pub const SIZE_LIMIT: usize = 1 << 20;
 
     pub fn new(source: &str) -> Result<Pattern, regex::Error> {
-        let full = RegexBuilder::new(&format!("^(?:{source})$"))
-            .size_limit(Self::SIZE_LIMIT)
-            .build()?;
+        // By itself first: what closes the group around it would match more than it says.
+        compile(source)?;
         Ok(Pattern {
             source: source.to_owned(),
-            full,
+            full: compile(&format!("^(?:{source})$"))?,
+            search: OnceLock::new(),
         })
     }
 
@@ -38,17 +41,21 @@ impl Pattern {
 
     /// Replaces every match inside `value`; `\1` in `substitution` is a capture (Envoy's `RegexMatchAndSubstitute`).
     pub fn substitute(&self, value: &str, substitution: &str) -> String {
-        // The source compiled once as a full match, so compiling it bare cannot fail for another reason than size.
-        match RegexBuilder::new(&self.source)
-            .size_limit(Self::SIZE_LIMIT)
-            .build()
-        {
-            Ok(search) => search
+        let search = self.search.get_or_init(|| compile(&self.source).ok());
+        match search {
+            Some(search) => search
                 .replace_all(value, to_dollar(substitution).as_str())
                 .into_owned(),
-            Err(_) => value.to_owned(),
+            // It was compiled before, so it can be.
+            None => value.to_owned(),
         }
     }
+}
+
+fn compile(source: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(source)
+        .size_limit(Pattern::SIZE_LIMIT)
+        .build()
 }
 
 /// `\1` → `${1}`, `\\` → `\`, `$` → `$$`.
@@ -266,6 +273,28 @@ mod tests {
         assert!(!m(true, false).matches_value(None));
         assert!(m(true, true).matches_value(None));
         assert!(m(true, false).matches_value(Some("b".into())));
+    }
+
+    /// What takes other engines years: time is linear in the value, and memory is bounded by [`Pattern::SIZE_LIMIT`].
+    #[test]
+    fn hostile_values_are_matched_in_linear_time() {
+        let begun = std::time::Instant::now();
+        let value = format!("{}!", "a".repeat(64 * 1024));
+        for source in [
+            "(a+)+$",
+            "(a|aa)+$",
+            "(.*a){12}b",
+            "([a-z]+)*\\d",
+            "(a?){50}a{50}b",
+        ] {
+            let pattern = Pattern::new(source).unwrap();
+            assert!(!pattern.is_match(&value), "{source}");
+            pattern.substitute(&value, "x");
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        for source in ["((a{100}){100}){100}", "a)|(?:b", "(a", "(?=a)a", r"(a)\1"] {
+            assert!(Pattern::new(source).is_err(), "{source}");
+        }
     }
 
     #[test]

@@ -14,12 +14,12 @@ use ripstop_model::snapshot::cluster::Http2;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::SEND_BUFFER;
 use super::guard::{Guard, Violation};
 use super::keepalive::Keepalive;
 use super::link::{self, Link};
 use super::rewound::{Rewound, Watch};
-use super::server::guards;
+use super::server::{guards, shared};
+use super::{SEND_BUFFER, SHARED_STREAMS};
 use crate::cluster::Cluster;
 use crate::error::{Error, Retry};
 use crate::pool::{Key, Ticket};
@@ -58,9 +58,18 @@ impl Session {
             true => 2 * RESPONSE_HEAD,
             false => RESPONSE_HEAD,
         };
+        let windows = (
+            settings.initial_stream_window,
+            settings.initial_connection_window,
+        );
+        let most = settings.max_concurrent_streams;
+        let ((stream_window, connection_window), most) = match spelt {
+            true => (shared(windows), most.min(SHARED_STREAMS)),
+            false => (windows, most),
+        };
         let config = Config {
-            stream_window: settings.initial_stream_window,
-            connection_window: settings.initial_connection_window,
+            stream_window,
+            connection_window,
             header_list: response_head,
             output: SEND_BUFFER,
             guards: guards(),
@@ -109,7 +118,7 @@ impl Session {
         Rc::new(Session {
             link,
             local,
-            most: usize::try_from(settings.max_concurrent_streams).unwrap_or(usize::MAX),
+            most: usize::try_from(most).unwrap_or(usize::MAX),
             active: Cell::new(0),
             served: Cell::new(0),
             opened: now,

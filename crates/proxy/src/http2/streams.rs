@@ -9,12 +9,15 @@ use ripstop_h2::StreamId;
 use ripstop_model::snapshot::http::HttpProxy;
 use tokio::time::Instant;
 
+use super::SHARED_STREAMS;
 use super::guard::{Allowance, Flood};
 
 /// Bytes of responses that wait for a client, per stream and over all streams of its connection: what comes from
 /// upstream is not read beyond that (CVE-2019-9517).
 const WAITING: usize = 128 * 1024;
 const WAITING_OVERALL: usize = 1024 * 1024;
+/// The same of a connection that HTTP/1 requests share: one that stalls must not cost the others theirs.
+const WAITING_SHARED: usize = WAITING * SHARED_STREAMS as usize;
 /// So much of each response when all that may wait does: a stream whose window is open goes on, however many others
 /// stall.
 const TRICKLE: usize = 4 * 1024;
@@ -24,6 +27,8 @@ pub(super) struct Streams {
     pub(super) active: Cell<u32>,
     /// Bytes of responses that wait for the client's windows.
     waiting: Cell<usize>,
+    /// So many may.
+    most_waiting: usize,
     /// When the last one ended.
     pub(super) idle_since: Cell<Instant>,
     /// For requests that are reset before they are answered.
@@ -39,11 +44,15 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(config: &HttpProxy, now: Instant) -> Streams {
+    pub(super) fn new(config: &HttpProxy, shared: bool, now: Instant) -> Streams {
         let floods = config.http2.floods;
         Streams {
             active: Cell::new(0),
             waiting: Cell::new(0),
+            most_waiting: match shared {
+                true => WAITING_SHARED,
+                false => WAITING_OVERALL,
+            },
             idle_since: Cell::new(now),
             patience: Cell::new(Allowance::new(floods.resets, floods.resets_per_second, now)),
             newest: Cell::new(0),
@@ -100,7 +109,7 @@ impl Entered {
 
     /// What may be read for it at once.
     pub(super) fn room(&self) -> usize {
-        match self.streams.waiting.get() >= WAITING_OVERALL {
+        match self.streams.waiting.get() >= self.streams.most_waiting {
             true => TRICKLE,
             false => WAITING.saturating_sub(self.waiting).max(TRICKLE),
         }
@@ -109,7 +118,7 @@ impl Entered {
     /// As much waits as may.
     pub(super) fn is_full(&self) -> bool {
         self.waiting >= WAITING
-            || (self.waiting > 0 && self.streams.waiting.get() >= WAITING_OVERALL)
+            || (self.waiting > 0 && self.streams.waiting.get() >= self.streams.most_waiting)
     }
 }
 

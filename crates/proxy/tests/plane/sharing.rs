@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ripstop_proxy::Running;
 use ripstop_testkit::http::Client;
@@ -290,4 +290,85 @@ fn nothing_is_smuggled_behind_a_refused_upgrade() {
             assert!(!bytes.windows(5).any(|window| window == b"hello"));
         }
     }
+}
+
+/// Callers that do not read what they asked for, and uploads that the application does not take: each waits by itself, on the
+/// connection that it shares with everybody.
+#[test]
+fn who_stalls_holds_up_nobody() {
+    const LARGE: usize = 20 << 20;
+    let up = Upstream::tcp(|conversation| {
+        loop {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") {
+                conversation.read_exact(&mut byte)?;
+                head.push(byte[0]);
+            }
+            let steps = match &head[..8] {
+                // The rest of it is not read.
+                b"POST /un" => vec![Step::Wait(Duration::from_secs(15)), Step::Close],
+                b"POST / H" => {
+                    conversation.read_exact(&mut [0; 1000])?;
+                    response(200, "fine")
+                }
+                b"GET /lar" => response(200, &"x".repeat(LARGE)),
+                _ => response(200, "fine"),
+            };
+            for step in steps {
+                if conversation.play(&step)? {
+                    return Ok(());
+                }
+            }
+        }
+    });
+    let pair = Pair::start(&up, SHARED, "");
+    let mut steady = Client::connect(pair.address());
+    assert_eq!(steady.get("a", "/").text(), "fine");
+    // Each is more than all buffers on its way take, and a few are more than a window of the connection was.
+    let readers: Vec<Client> = (0..8)
+        .map(|_| {
+            let mut reader = Client::connect(pair.address());
+            reader.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+            reader
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(steady.get("a", "/").text(), "fine");
+    }
+    let body = "x".repeat(LARGE);
+    let writers: Vec<TcpStream> = std::thread::scope(|scope| {
+        let writing: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut writer = TcpStream::connect(pair.address()).unwrap();
+                    let patience = Some(Duration::from_millis(500));
+                    writer.set_write_timeout(patience).unwrap();
+                    let head = format!(
+                        "POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"
+                    );
+                    writer.write_all(head.as_bytes()).unwrap();
+                    assert!(writer.write_all(body.as_bytes()).is_err(), "all was taken");
+                    writer
+                })
+            })
+            .collect();
+        writing
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    for _ in 0..20 {
+        let answer = steady.request("POST", "a", "/", &[], &[b'x'; 1000]);
+        assert_eq!(answer.unwrap().text(), "fine");
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(pair.connections(), 1);
+    drop((readers, writers));
 }
