@@ -3,7 +3,10 @@
 //! [`ENVOY`] is applied by `wire` to what a bootstrap or a control plane leaves unset. `compile` applies the others and
 //! writes the resolved values explicitly, so nothing it emits depends on [`ENVOY`].
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::snapshot::Fraction;
 use crate::snapshot::cluster::{
@@ -29,6 +32,18 @@ pub mod envoy {
     pub const ROUTE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(15));
     /// `RouteConfiguration.max_direct_response_body_size_bytes`.
     pub const DIRECT_RESPONSE_LIMIT: u32 = 4096;
+    /// `internal_address_config` that is given and names no range: private addresses (RFC 1918, RFC 4193) and loopback.
+    pub const INTERNAL: [IpNet; 6] = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12)),
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16)),
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 32)),
+        IpNet::V6(Ipv6Net::new_assert(
+            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0),
+            8,
+        )),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    ];
     /// `RetryPolicy.num_retries`.
     pub const RETRIES: u32 = 1;
     /// `RetryPolicy.host_selection_retry_max_attempts`.

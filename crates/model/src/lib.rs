@@ -21,5 +21,6 @@ pub mod seam;
 pub mod snapshot;
 pub mod spiffe;
 pub mod split;
+pub mod subset;
 pub mod validate;
 pub mod yaml;

@@ -23,6 +23,7 @@ mod tests {
         Share {
             cluster: name.into(),
             weight,
+            criteria: None,
             headers: Default::default(),
             host_rewrite: None,
             per_filter: Default::default(),

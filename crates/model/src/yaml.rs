@@ -13,7 +13,7 @@ use granit_parser::{Event, Marker, Parser, ScalarStyle};
 /// Nesting allowed in one document.
 pub const MAX_DEPTH: usize = 64;
 /// Nodes allowed in one document, aliases expanded.
-pub const MAX_NODES: usize = 200_000;
+pub const MAX_NODES: usize = 500_000;
 /// Bytes allowed in one document; Kubernetes stores objects of at most 1.5 MiB.
 pub const MAX_DOCUMENT_BYTES: usize = 4 << 20;
 

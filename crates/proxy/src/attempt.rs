@@ -12,6 +12,7 @@ use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::cluster::Discovery;
 use ripstop_model::snapshot::listener::Direction;
 use ripstop_model::snapshot::route::{Forward, HostRewrite};
+use ripstop_model::subset::Criteria;
 use ripstop_model::{defaults, hash};
 use tokio::time::Instant;
 
@@ -57,6 +58,8 @@ pub struct Plan<'v> {
     body: Replay,
     tried: Vec<Arc<Member>>,
     hash: Option<u64>,
+    /// What the member must have.
+    criteria: Option<&'v Criteria>,
     /// Named by header (`x-envoy-original-dst-host`), for clusters that listen to it.
     destination: Option<SocketAddr>,
     /// The member of the running attempt.
@@ -178,6 +181,10 @@ impl<'v> Plan<'v> {
             limits,
             tried: Vec::new(),
             hash,
+            criteria: request
+                .share
+                .map_or(&forward.criteria, |share| &share.criteria)
+                .as_deref(),
             destination,
             picked: None,
             sent: start,
@@ -242,6 +249,7 @@ impl<'v> Plan<'v> {
             tried,
             shunned: self.shunned,
             picks: self.attempts.picks(),
+            criteria: self.criteria,
         };
         let picked = request.worker().choose(self.cluster, wish, destination);
         picked.ok_or_else(|| Error::terminal(self.cluster.nobody()))

@@ -13,6 +13,7 @@ mod priority;
 mod random;
 mod ring_hash;
 mod round_robin;
+mod subset;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -23,9 +24,11 @@ use std::time::Duration;
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::cluster::{LbPolicy, SlowStart};
 use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Health, Locality, Target};
+use ripstop_model::subset::{Criteria, Subsets};
 
 use edf::Schedule;
 use priority::Count;
+use subset::Parts;
 
 /// A source of uniformly random numbers.
 pub type Draw<'a> = &'a mut dyn FnMut() -> u64;
@@ -67,6 +70,8 @@ pub struct Wish<'a> {
     pub tried: &'a [Arc<Member>],
     pub shunned: Priorities,
     pub picks: Picks,
+    /// What a member must have, where the cluster has subsets.
+    pub criteria: Option<&'a Criteria>,
 }
 
 /// How often a member is picked anew while what is picked was tried before.
@@ -89,6 +94,7 @@ pub struct Ask<'a> {
     /// Priorities left out of account while another has somebody.
     pub shunned: Priorities,
     pub picks: Picks,
+    pub criteria: Option<&'a Criteria>,
     /// How many members this choice has passed over.
     pub passed: u32,
     /// Time since a moment that never changes while the proxy runs.
@@ -103,6 +109,7 @@ impl<'a> Ask<'a> {
             tried: wish.tried,
             shunned: wish.shunned,
             picks: wish.picks,
+            criteria: wish.criteria,
             passed: 0,
             now,
             draw,
@@ -308,6 +315,19 @@ impl Roster {
         }
     }
 
+    /// Some of the members, at the same priorities; whose health changes here changes there.
+    fn part(&self, has: &dyn Fn(&Member) -> bool) -> Roster {
+        let some = |tier: &Vec<Arc<Member>>| -> Vec<Arc<Member>> {
+            let some = tier.iter().filter(|member| has(member));
+            some.cloned().collect()
+        };
+        Roster {
+            tiers: self.tiers.iter().map(some).collect(),
+            overprovisioning: self.overprovisioning,
+            changes: self.changes.clone(),
+        }
+    }
+
     pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.tiers.iter().flatten()
     }
@@ -398,6 +418,8 @@ pub struct Balance {
     /// Requests are spread over localities by their weights, and then within one.
     by_locality: bool,
     slow: Option<SlowStart>,
+    /// In place of all that follows: each subset balances by itself.
+    subsets: Option<Box<Parts>>,
     roster: Arc<Roster>,
     /// The roster's changes that the tiers have taken in.
     seen: Option<u64>,
@@ -433,6 +455,7 @@ impl Balance {
             panic,
             by_locality: false,
             slow: None,
+            subsets: None,
             roster: Arc::default(),
             seen: None,
             counts: Vec::new(),
@@ -452,9 +475,20 @@ impl Balance {
         self
     }
 
+    /// Serves each subset by a balancer of its own, without regard to localities (Envoy's `lb_subset_config`). Comes last.
+    pub fn by_subsets(mut self, rules: Option<Arc<Subsets>>) -> Balance {
+        let (policy, panic, slow) = (self.policy.clone(), self.panic, self.slow.clone());
+        let like = move || Balance::new(policy.clone(), panic).slowly(slow.clone());
+        self.subsets = rules.map(|rules| Box::new(Parts::new(rules, Box::new(like))));
+        self
+    }
+
     /// Picks among the members of `roster`, which is compared by pointer with the one of the last pick. `None`: nobody
     /// may be picked.
     pub fn pick(&mut self, roster: &Arc<Roster>, ask: &mut Ask<'_>) -> Option<Picked> {
+        if let Some(subsets) = &mut self.subsets {
+            return subsets.pick(roster, ask);
+        }
         if !Arc::ptr_eq(&self.roster, roster) {
             self.roster = roster.clone();
             self.seen = None;
@@ -556,6 +590,9 @@ impl Balance {
 
     /// Feeds back how a request ended.
     pub fn done(&mut self, picked: Picked, outcome: &Outcome) {
+        if let Some(subsets) = &mut self.subsets {
+            return subsets.done(picked, outcome);
+        }
         for pool in self.tiers.iter_mut().flat_map(|tier| &mut tier.pools) {
             pool.balancer.done(&picked.member, outcome);
         }

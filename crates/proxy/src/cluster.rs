@@ -296,6 +296,7 @@ impl Cluster {
         Balance::new(self.config.lb.clone(), panic)
             .by_locality(self.config.lb_common.locality_weighted)
             .slowly(self.config.lb_common.slow_start.clone())
+            .by_subsets(self.config.lb_common.subsets.clone())
     }
 
     pub fn breaker(&self, priority: Priority) -> &Breaker {

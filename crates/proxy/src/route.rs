@@ -378,7 +378,8 @@ pub fn limits(
             }
             _ => longest.limit.unwrap_or(proxy_stream),
         };
-        if call {
+        // Where nobody limits the stream, what the caller asked of the upstream stays its own affair.
+        if call && (stream.is_some() || longest.limit.is_some() || longest.grpc_max.is_some()) {
             told = Told::Stream;
         }
     } else if let Some(grpc) = forward.grpc_timeout.filter(|_| call) {

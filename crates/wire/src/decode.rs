@@ -20,6 +20,7 @@ mod listener;
 mod retry;
 mod route;
 mod route_action;
+mod subset;
 mod tls;
 mod value;
 

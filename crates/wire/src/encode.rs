@@ -10,6 +10,7 @@ mod endpoint;
 mod http;
 mod listener;
 mod route;
+mod subset;
 mod tls;
 mod value;
 

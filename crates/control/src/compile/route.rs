@@ -219,6 +219,7 @@ pub(super) fn forward(to: Split) -> Forward {
         priority: Priority::Default,
         upgrades: Vec::new(),
         missing_cluster_status: 503,
+        criteria: None,
     }
 }
 
@@ -430,6 +431,7 @@ impl Context<'_, '_> {
         let split = self.split(pairs, |_, cluster, weight| Share {
             cluster,
             weight,
+            criteria: None,
             headers: Default::default(),
             host_rewrite: None,
             per_filter: Default::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::endpoint::Endpoints;
 use super::tls::UpstreamTls;
 use super::{Fraction, Name, Resource};
+use crate::subset::Subsets;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
@@ -105,6 +106,7 @@ pub struct LbCommon {
     /// Below this share of healthy members all are used; `NEVER` turns panic off.
     pub panic_threshold: Fraction,
     pub locality_weighted: bool,
+    pub subsets: Option<Arc<Subsets>>,
     pub slow_start: Option<SlowStart>,
     pub close_on_host_set_change: bool,
 }

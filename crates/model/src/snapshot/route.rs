@@ -8,6 +8,7 @@ use super::http::PerFilter;
 use super::matching::{HeaderMatch, Pattern, QueryMatch, StringMatch};
 use super::retry::RetryPolicy;
 use super::{Fraction, Name, Resource};
+use crate::subset::Criteria;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -120,6 +121,8 @@ pub struct Forward {
     pub host_rewrite: HostRewrite,
     /// Keep the original authority in `x-forwarded-host`.
     pub append_forwarded_host: bool,
+    /// What the endpoint must have, where the cluster has subsets; a share's own comes first.
+    pub criteria: Option<Arc<Criteria>>,
     /// Whole request, retries included. `None`: no limit.
     pub timeout: Option<Duration>,
     /// Overrides the manager's stream idle timeout: outer `None` inherits, inner `None` is no limit.
@@ -155,6 +158,8 @@ pub enum Split {
 pub struct Share {
     pub cluster: Name,
     pub weight: u32,
+    /// With those of the route among them.
+    pub criteria: Option<Arc<Criteria>>,
     pub headers: HeaderEdits,
     pub host_rewrite: Option<String>,
     pub per_filter: PerFilter,

@@ -1,11 +1,12 @@
 //! The bootstraps of all cases, with their words replaced → one file for both programs.
 //!
 //! Words keep a case short: `AT name` stands for the address of the listener or upstream of that name, `NAMED name` for
-//! the same with `localhost` in place of the address, `PORT name` for its port, and a `"@type"` without a slash for the
-//! message of that name in [`MESSAGES`].
+//! the same with `localhost` in place of the address, `PORT name` for its port, `PIPE name` for the path of a Unix socket
+//! in front of it, and a `"@type"` without a slash for the message of that name in [`MESSAGES`].
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -44,11 +45,28 @@ const MESSAGES: &[&str] = &[
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
 ];
 
+const PIPE: &str = "PIPE ";
+
+/// The names that follow `PIPE`.
+pub(crate) fn pipes(bootstrap: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    walk(&mut bootstrap.clone(), &mut |value| {
+        let name = value.as_str().and_then(|text| text.strip_prefix(PIPE));
+        found.extend(name.map(str::to_owned));
+    });
+    found
+}
+
+/// The Unix socket in front of the upstream on this port.
+pub(crate) fn pipe(port: u16) -> PathBuf {
+    std::env::temp_dir().join(format!("oracle-{port}.sock"))
+}
+
 /// The names that follow `AT`.
 pub(crate) fn words(bootstrap: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     walk(&mut bootstrap.clone(), &mut |value| {
-        for word in ["AT ", "NAMED ", "PORT "] {
+        for word in ["AT ", "NAMED ", "PORT ", PIPE] {
             if let Some(name) = value.as_str().and_then(|text| text.strip_prefix(word)) {
                 found.insert(name.to_owned());
             }
@@ -68,6 +86,9 @@ pub(crate) fn fill(case: &str, bootstrap: &mut Value, port: &dyn Fn(&str) -> u16
         }
         if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("PORT ")) {
             *value = port(name).into();
+        }
+        if let Some(name) = value.as_str().and_then(|text| text.strip_prefix(PIPE)) {
+            *value = pipe(port(name)).to_string_lossy().into();
         }
         if let Some(text) = value.as_str().and_then(|word| Pki::shared().text(word)) {
             let pem = value.as_str().is_some_and(|word| word.starts_with("PEM "));
@@ -124,8 +145,23 @@ pub(crate) fn mark(bootstrap: &mut Value, mark: &str) -> Vec<String> {
 
 /// The ports of the listeners.
 pub(crate) fn listeners(bootstrap: &Value) -> BTreeSet<u16> {
+    ports(bootstrap, |_| true)
+}
+
+/// The ports of the listeners that accept connections of their own.
+pub(crate) fn bound(bootstrap: &Value) -> BTreeSet<u16> {
+    ports(bootstrap, |listener| {
+        let bind = ["/bind_to_port", "/deprecated_v1/bind_to_port"];
+        !bind
+            .iter()
+            .any(|at| listener.pointer(at) == Some(&Value::Bool(false)))
+    })
+}
+
+fn ports(bootstrap: &Value, which: fn(&Value) -> bool) -> BTreeSet<u16> {
     resources(bootstrap, "listeners")
         .iter()
+        .filter(|listener| which(listener))
         .filter_map(|listener| {
             listener
                 .pointer("/address/socket_address/port_value")?

@@ -181,6 +181,7 @@ impl Case {
         };
         let mut ports = BTreeMap::new();
         let words = bootstrap::words(&bootstrap);
+        let pipes = bootstrap::pipes(&bootstrap);
         for word in &words {
             ports.insert(word.clone(), port::reserve());
         }
@@ -223,6 +224,7 @@ impl Case {
                 .filter(|word| !listeners.contains(&number(word)))
                 .map(|word| (word.clone(), ports[word].addr())),
             scripts,
+            &pipes,
         );
         Case {
             steps,
@@ -271,12 +273,20 @@ impl Step {
         }
     }
 
-    /// Replaces `AT name` in headers.
+    /// Replaces `AT name` in headers and the host.
     fn fill(&mut self, address: &dyn Fn(&str) -> String) {
-        let requests = self.requests_mut().iter_mut();
-        for value in requests.flat_map(|request| request.headers.values_mut()) {
-            if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("AT ")) {
-                *value = address(name).into();
+        for request in self.requests_mut() {
+            for value in request.headers.values_mut() {
+                if let Some(name) = value.as_str().and_then(|text| text.strip_prefix("AT ")) {
+                    *value = address(name).into();
+                }
+            }
+            if let Some(name) = request
+                .host
+                .as_deref()
+                .and_then(|text| text.strip_prefix("AT "))
+            {
+                request.host = Some(address(name));
             }
         }
     }

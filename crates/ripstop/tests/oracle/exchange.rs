@@ -161,7 +161,20 @@ fn exchange(
         return Ok(answer.0);
     }
     if connection.is_none() {
-        let wire = Wire::over(open()?, request.tls.as_ref())?;
+        let stream = match open() {
+            // The kernel may tell of an end so early that connecting is what failed.
+            Err(error)
+                if request.lines.is_some() && error.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                return Ok(Answer {
+                    line: "TCP tcp".to_owned(),
+                    cut: true,
+                    ..Answer::default()
+                });
+            }
+            opened => opened?,
+        };
+        let wire = Wire::over(stream, request.tls.as_ref())?;
         let reader = Reader::new(wire.clone());
         *connection = Some((wire, reader));
     }

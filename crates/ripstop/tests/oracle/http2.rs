@@ -344,6 +344,35 @@ async fn stream_of(
     }
 }
 
+/// Passes on what comes to a Unix socket.
+pub(crate) async fn pipe(listener: std::os::unix::net::UnixListener, behind: SocketAddr) {
+    let listener = net::UnixListener::from_std(listener).expect("a listener");
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut onward = net::TcpStream::connect(behind).await?;
+            copy_bidirectional(&mut stream, &mut onward).await
+        });
+    }
+}
+
+/// Passes on what comes, and what goes back for so long.
+pub(crate) async fn mute(listener: std::net::TcpListener, behind: SocketAddr, after: Duration) {
+    let listener = net::TcpListener::from_std(listener).expect("a listener");
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut onward = net::TcpStream::connect(behind).await?;
+            let (mut from, mut to) = stream.split();
+            let (mut back, mut forth) = onward.split();
+            let answers = async {
+                // Time is up, not what was said.
+                let _late = timeout(after, tokio::io::copy(&mut back, &mut to)).await;
+                tokio::io::copy(&mut back, &mut tokio::io::sink()).await
+            };
+            tokio::try_join!(tokio::io::copy(&mut from, &mut forth), answers)
+        });
+    }
+}
+
 /// Ends TLS before an upstream, and keeps what was agreed on for what it sees.
 pub(crate) async fn front(
     listener: std::net::TcpListener,

@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::socket::{self, Backlog};
 use ripstop_testkit::upstream::{self, Conversation, Step, Upstream};
 use serde::Deserialize;
 use tokio::task::AbortHandle;
 
+use super::bootstrap;
 use super::http2;
 use super::message::{self, Fields};
 
@@ -33,6 +37,9 @@ pub(crate) struct Spoken {
     cert: Option<String>,
     #[serde(default)]
     alpn: Vec<String>,
+    /// Seconds after which a connection carries nothing back any more, though it stays open.
+    #[serde(default)]
+    mute_after: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -41,6 +48,8 @@ enum Speaks {
     #[default]
     Http1,
     Http2,
+    /// Nothing: the kernel answers no connection, as if nobody were at home.
+    Nothing,
     /// Lines: each is logged and answered with the upstream's name, or with what the first row of that path says.
     Lines,
 }
@@ -59,6 +68,9 @@ pub(crate) struct Row {
     /// Only for requests that have these headers.
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    /// Only for requests whose body has this in it.
+    #[serde(default)]
+    sent: String,
     /// Only once this path has been asked for, of this upstream.
     #[serde(default)]
     after: Option<String>,
@@ -70,7 +82,8 @@ impl Row {
             let mut headers = seen.headers.iter();
             headers.any(|(n, v)| n.eq_ignore_ascii_case(name) && v == value)
         };
-        target.starts_with(&self.path) && self.headers.iter().all(has)
+        let sent = String::from_utf8_lossy(&seen.body);
+        target.starts_with(&self.path) && sent.contains(&self.sent) && self.headers.iter().all(has)
     }
 }
 
@@ -164,11 +177,16 @@ pub(crate) struct Scripted {
     log: Arc<Log>,
     _servers: Vec<Upstream>,
     tasks: Vec<AbortHandle>,
+    pipes: Vec<PathBuf>,
+    _silent: Vec<(TcpListener, Vec<TcpStream>)>,
 }
 
 impl Drop for Scripted {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
+        for pipe in &self.pipes {
+            let _removed = std::fs::remove_file(pipe);
+        }
     }
 }
 
@@ -187,10 +205,22 @@ impl Scripted {
     pub(crate) fn start(
         upstreams: impl Iterator<Item = (String, SocketAddr)>,
         mut scripts: BTreeMap<String, Server>,
+        piped: &BTreeSet<String>,
     ) -> Scripted {
         let log = Arc::new(Log::default());
         let (mut servers, mut tasks) = (Vec::new(), Vec::new());
+        let (mut pipes, mut silent) = (Vec::new(), Vec::new());
         for (name, address) in upstreams {
+            if piped.contains(&name) {
+                let path = bootstrap::pipe(address.port());
+                // Of a run that was killed.
+                let _removed = std::fs::remove_file(&path);
+                let listener = UnixListener::bind(&path).expect("a path for a socket");
+                listener.set_nonblocking(true).expect("a socket's mode");
+                let piping = http2::pipe(listener, address);
+                tasks.push(http2::runtime().spawn(piping).abort_handle());
+                pipes.push(path);
+            }
             let (rows, spoken) = match scripts.remove(&name) {
                 Some(Server::Rows(rows)) => (Some(rows), None),
                 Some(Server::Of(spoken)) => (spoken.rows.clone(), Some(spoken)),
@@ -202,6 +232,7 @@ impl Scripted {
                     replies: vec![Reply::default()],
                     quiet: false,
                     headers: BTreeMap::new(),
+                    sent: String::new(),
                     after: None,
                 }]
             });
@@ -209,6 +240,13 @@ impl Scripted {
                 continue;
             }
             let mut listener = TcpListener::bind(address).expect("a reserved port");
+            let speaks = spoken
+                .as_ref()
+                .map_or(Speaks::Http1, |spoken| spoken.speaks);
+            if speaks == Speaks::Nothing {
+                silent.push(silence(listener, address));
+                continue;
+            }
             let facts = Arc::new(Facts::default());
             if let Some(Spoken {
                 cert: Some(cert),
@@ -224,10 +262,15 @@ impl Scripted {
                 let front = http2::front(front, onward, cert, alpn, facts.clone());
                 tasks.push(http2::runtime().spawn(front).abort_handle());
             }
-            let (log, speaks) = (
-                log.clone(),
-                spoken.map_or(Speaks::Http1, |spoken| spoken.speaks),
-            );
+            if let Some(after) = spoken.as_deref().and_then(|spoken| spoken.mute_after) {
+                let behind = TcpListener::bind("127.0.0.1:0").expect("a port");
+                let onward = behind.local_addr().expect("an address");
+                let front = std::mem::replace(&mut listener, behind);
+                front.set_nonblocking(true).expect("a socket's mode");
+                let muting = http2::mute(front, onward, Duration::from_secs_f64(after));
+                tasks.push(http2::runtime().spawn(muting).abort_handle());
+            }
+            let log = log.clone();
             if speaks == Speaks::Http2 {
                 listener.set_nonblocking(true).expect("a socket's mode");
                 let script = move |seen: Seen| {
@@ -248,6 +291,8 @@ impl Scripted {
             log,
             _servers: servers,
             tasks,
+            pipes,
+            _silent: silent,
         }
     }
 
@@ -271,6 +316,15 @@ impl Scripted {
             .filter(|seen| seen.upstream == upstream)
             .count()
     }
+}
+
+/// Fills the queue of connections that nobody accepts: the kernel drops what comes after.
+fn silence(listener: TcpListener, address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+    let none = Backlog::new(0).expect("a small backlog");
+    socket::listen(&listener, none).expect("a shorter queue");
+    let at_once = Duration::from_millis(100);
+    let filling = || TcpStream::connect_timeout(&address, at_once).ok();
+    (listener, std::iter::from_fn(filling).collect())
 }
 
 impl Log {

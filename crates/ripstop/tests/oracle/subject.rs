@@ -39,7 +39,7 @@ pub(crate) fn ripstop(file: &str, cases: &[&Case]) -> Ripstop {
     let mut process = Guard::spawn("ripstop", &mut command);
     for port in cases
         .iter()
-        .flat_map(|case| bootstrap::listeners(&case.bootstrap))
+        .flat_map(|case| bootstrap::bound(&case.bootstrap))
     {
         let open = wait::within(wait::GENEROUS, || {
             let open = TcpStream::connect(("127.0.0.1", port)).is_ok();

@@ -118,6 +118,43 @@ static_resources:
     );
 }
 
+/// A file is wrong either way; what comes from discovery is only warned of where the filter may be left out.
+#[test]
+fn an_optional_filter_that_is_unknown_weakens_nothing() {
+    for (optional, want) in [("false", true), ("true", false)] {
+        let text = format!(
+            r#"
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: x
+          route_config: {{}}
+          http_filters:
+          - name: buffer
+            is_optional: {optional}
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer}}
+          - name: router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+"#
+        );
+        let problems = parse(&text).unwrap_err();
+        let [problem] = problems.0.as_slice() else {
+            panic!("{problems:?}");
+        };
+        let shown = problem.to_string();
+        assert!(
+            shown.contains("http_filters[0].typed_config: filter"),
+            "{shown}"
+        );
+        assert_eq!(shown.contains("could weaken security"), want, "{shown}");
+    }
+}
+
 #[test]
 fn broken_text_is_an_error_with_a_place() {
     for (text, want) in [

@@ -14,6 +14,7 @@ use ripstop_model::snapshot::endpoint::Endpoints;
 
 use super::cluster_health::{health_check, outlier};
 use super::cluster_protocol::{self, Upstream};
+use super::subset::subsets;
 use super::tls::{Socket, upstream_socket};
 use super::value::{self, metadata, percent};
 use super::{Decoding, endpoints, fields, is};
@@ -29,9 +30,9 @@ pub(crate) fn cluster(cx: &mut Decoding, m: cluster::Cluster) -> Option<Cluster>
         typed_extension_protocol_options, dns_refresh_rate, dns_failure_refresh_rate,
         respect_dns_ttl, dns_lookup_family, outlier_detection,
         common_lb_config, transport_socket, metadata, upstream_connection_options,
-        load_balancing_policy, cluster_discovery_type, lb_config,
+        load_balancing_policy, cluster_discovery_type, lb_config, lb_subset_config,
     }
-    refuse { transport_socket_matcher, filters, lb_subset_config }
+    refuse { transport_socket_matcher, filters }
     ignore {
         per_connection_buffer_high_watermark_timeout, dns_resolvers, use_tcp_for_dns_lookups,
         dns_resolution_config, upstream_bind_config, protocol_selection,
@@ -75,7 +76,10 @@ pub(crate) fn cluster(cx: &mut Decoding, m: cluster::Cluster) -> Option<Cluster>
             decay: Duration::from_millis(ms.clamp(1.0, 3_600_000.0) as u64),
         };
     }
-    let lb_common = lb_common(cx, common_lb_config, slow_start);
+    let mut lb_common = lb_common(cx, common_lb_config, slow_start);
+    lb_common.subsets = cx
+        .optional("lb_subset_config", lb_subset_config, subsets)
+        .map(Arc::new);
 
     let upstream = cluster_protocol::upstream(
         cx,
@@ -505,6 +509,7 @@ fn lb_common(
     let mut lb = LbCommon {
         panic_threshold: envoy::PANIC_THRESHOLD,
         locality_weighted: false,
+        subsets: None,
         slow_start,
         close_on_host_set_change: false,
     };

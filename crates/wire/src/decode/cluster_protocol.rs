@@ -41,23 +41,23 @@ pub(super) fn upstream(
     let typed = extensions.remove(OPTIONS);
     let mut unknown: Vec<String> = extensions.into_keys().collect();
     unknown.sort();
-    cx.field("typed_extension_protocol_options", |cx| {
+    let found = cx.field("typed_extension_protocol_options", |cx| {
         for key in unknown {
             cx.key(key, |cx| cx.ignore_here("is not supported; remove it"));
         }
-        match typed {
-            Some(any) => cx.key(OPTIONS, |cx| {
+        typed.map(|any| {
+            cx.key(OPTIONS, |cx| {
                 let m = cx.expect(&any).unwrap_or_default();
                 options(cx, m)
-            }),
-            None => {
-                let protocol = match legacy.http2 {
-                    Some(m) => Protocol::Http2(http2(cx, Some(m))),
-                    None => Protocol::Http1(http1(cx, legacy.http1)),
-                };
-                with_common(cx, protocol, legacy.common, legacy.upstream)
-            }
-        }
+            })
+        })
+    });
+    found.unwrap_or_else(|| {
+        let protocol = match legacy.http2 {
+            Some(m) => Protocol::Http2(http2(cx, Some(m))),
+            None => Protocol::Http1(http1(cx, legacy.http1)),
+        };
+        with_common(cx, protocol, legacy.common, legacy.upstream)
     })
 }
 
@@ -72,15 +72,15 @@ fn options(cx: &mut Decoding, m: upstream_http::HttpProtocolOptions) -> Upstream
         refuse { http_filters, header_validation_config }
         ignore { outlier_detection, request_mirror_policies, hash_policy, retry_policy });
     let protocol = match upstream_protocol_options {
-        Some(Options::ExplicitHttpConfig(m)) => match m.protocol_config {
+        Some(Options::ExplicitHttpConfig(m)) => cx.field("explicit_http_config", |cx| match m.protocol_config {
             Some(ProtocolConfig::Http2ProtocolOptions(m)) => Protocol::Http2(http2(cx, Some(m))),
             Some(ProtocolConfig::HttpProtocolOptions(m)) => Protocol::Http1(http1(cx, Some(m))),
             Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
-                cx.invalid("explicit_http_config.http3_protocol_options", "HTTP/3 is not supported");
+                cx.invalid("http3_protocol_options", "HTTP/3 is not supported");
                 Protocol::Http1(Http1::default())
             }
             None => Protocol::Http1(Http1::default()),
-        },
+        }),
         Some(Options::UseDownstreamProtocolConfig(m)) => {
             cx.field("use_downstream_protocol_config", |cx| {
                 fields!(cx, m => UseDownstreamHttpConfig { http_protocol_options, http2_protocol_options }
@@ -157,16 +157,18 @@ fn with_common(
 #[allow(deprecated)]
 fn http1(cx: &mut Decoding, m: Option<core::Http1ProtocolOptions>) -> Http1 {
     let m = m.unwrap_or_default();
-    fields!(cx, m => core::Http1ProtocolOptions { header_key_format }
-    ignore { send_fully_qualified_url }
-    inert {
-        allow_absolute_url, accept_http_10, default_host_for_http_10, enable_trailers,
-        allow_chunked_length, override_stream_error_on_invalid_http_message, use_balsa_parser,
-        allow_custom_methods, ignore_http_11_upgrade,
-    });
-    Http1 {
-        preserve_case: preserve_case(cx, header_key_format),
-    }
+    cx.field("http_protocol_options", |cx| {
+        fields!(cx, m => core::Http1ProtocolOptions { header_key_format }
+        ignore { send_fully_qualified_url }
+        inert {
+            allow_absolute_url, accept_http_10, default_host_for_http_10, enable_trailers,
+            allow_chunked_length, override_stream_error_on_invalid_http_message,
+            use_balsa_parser, allow_custom_methods, ignore_http_11_upgrade,
+        });
+        Http1 {
+            preserve_case: preserve_case(cx, header_key_format),
+        }
+    })
 }
 
 /// `header_key_format` with the preserve-case formatter.
@@ -191,9 +193,15 @@ pub(super) fn preserve_case(
     }
 }
 
-#[allow(deprecated)]
+/// `http2_protocol_options`, wherever they are.
 pub(super) fn http2(cx: &mut Decoding, m: Option<core::Http2ProtocolOptions>) -> Http2 {
-    let m = m.unwrap_or_default();
+    cx.field("http2_protocol_options", |cx| {
+        http2_here(cx, m.unwrap_or_default())
+    })
+}
+
+#[allow(deprecated)]
+fn http2_here(cx: &mut Decoding, m: core::Http2ProtocolOptions) -> Http2 {
     fields!(cx, m => core::Http2ProtocolOptions {
         max_concurrent_streams, initial_stream_window_size, initial_connection_window_size,
         connection_keepalive, max_outbound_control_frames,

@@ -50,9 +50,12 @@ fn group(cx: &mut Decoding, m: endpoint::LocalityLbEndpoints) -> Option<Group> {
         ignore { lb_config, proximity }
         inert { metadata });
     Some(Group {
-        locality: locality.map(self::locality).unwrap_or_default(),
         priority,
-        weight: load_balancing_weight.map(|v| v.value),
+        // A weight belongs to a locality: where none is named Envoy does not read it.
+        weight: load_balancing_weight
+            .filter(|_| locality.is_some())
+            .map(|v| v.value),
+        locality: locality.map(self::locality).unwrap_or_default(),
         endpoints: cx.each("lb_endpoints", lb_endpoints, lb_endpoint),
     })
 }

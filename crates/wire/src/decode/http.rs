@@ -117,9 +117,7 @@ pub(super) fn manager(cx: &mut Decoding, m: hcm::HttpConnectionManager) -> Optio
         timeouts,
         limits,
         http1: http1(cx, http_protocol_options),
-        http2: cx.field("http2_protocol_options", |cx| {
-            http2(cx, http2_protocol_options)
-        }),
+        http2: http2(cx, http2_protocol_options),
         upgrades,
         server_header: match cx
             .enumeration("server_header_transformation", server_header_transformation)?
@@ -133,9 +131,14 @@ pub(super) fn manager(cx: &mut Decoding, m: hcm::HttpConnectionManager) -> Optio
         xff_trusted_hops: xff_num_trusted_hops,
         skip_xff_append,
         internal: cx.field("internal_address_config", |cx| {
-            let m = internal_address_config.unwrap_or_default();
+            let Some(m) = internal_address_config else {
+                return Vec::new();
+            };
             fields!(cx, m => wire::InternalAddressConfig { cidr_ranges } inert { unix_sockets });
-            cx.each("cidr_ranges", cidr_ranges, cidr)
+            match cidr_ranges.is_empty() {
+                true => envoy::INTERNAL.to_vec(),
+                false => cx.each("cidr_ranges", cidr_ranges, cidr),
+            }
         }),
         request_id: RequestId {
             generate: generate_request_id.is_none_or(|v| v.value),

@@ -312,6 +312,7 @@ fn tcp(cx: &mut Decoding, m: tcp_proxy::TcpProxy) -> Option<TcpProxy> {
                 Some(Share {
                     cluster: name.into(),
                     weight,
+                    criteria: None,
                     headers: Default::default(),
                     host_rewrite: None,
                     per_filter: Default::default(),

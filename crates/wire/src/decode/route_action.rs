@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use ripstop_model::defaults::envoy;
+use ripstop_model::format::Template;
 use ripstop_model::snapshot::Fraction;
 use ripstop_model::snapshot::route::{
     Action, Direct, Forward, GrpcTimeout, HashPolicy, HashSource, HostRewrite, MaxStreamDuration,
     Mirror, PathRewrite, Priority, Redirect, RedirectPath, Share, Split,
 };
 use ripstop_model::snapshot::tls::Pem;
+use ripstop_model::subset::Criteria;
 
 use super::route::per_filter;
 use super::value::{RawEdits, header_edits, pem, runtime_fraction, substitution};
-use super::{Decoding, fields, retry};
+use super::{Decoding, fields, retry, subset};
 use crate::pb::{core, google, route};
 
 pub(super) fn action(
@@ -52,16 +54,16 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
             cluster_not_found_response_code, prefix_rewrite, regex_rewrite,
             path_rewrite, append_x_forwarded_host, timeout, idle_timeout, retry_policy,
             request_mirror_policies, priority, hash_policy, max_grpc_timeout, grpc_timeout_offset,
-            upgrade_configs, max_stream_duration, cluster_specifier, host_rewrite_specifier,
+            upgrade_configs, max_stream_duration, cluster_specifier, host_rewrite_specifier, metadata_match,
         }
         refuse { rate_limits }
         ignore {
             path_rewrite_policy, flush_timeout, early_data_policy, retry_policy_typed_config, cors,
             internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy,
-            metadata_match,
         }
         inert { include_vh_rate_limits });
-    let to = split(cx, cluster_specifier);
+    let criteria = subset::criteria(cx, metadata_match, None);
+    let to = split(cx, cluster_specifier, criteria.as_ref());
     let path_rewrite = if let Some(m) = regex_rewrite {
         let (pattern, substitution) = cx.field("regex_rewrite", |cx| substitution(cx, m))?;
         PathRewrite::Regex {
@@ -71,7 +73,7 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
     } else if !prefix_rewrite.is_empty() {
         PathRewrite::Prefix(prefix_rewrite)
     } else if !path_rewrite.is_empty() {
-        PathRewrite::Full(path_rewrite)
+        PathRewrite::Full(cx.field("path_rewrite", |cx| literal(cx, &path_rewrite))?)
     } else {
         PathRewrite::None
     };
@@ -121,6 +123,7 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
         path_rewrite,
         host_rewrite,
         append_forwarded_host: append_x_forwarded_host,
+        criteria,
         timeout: cx.limit("timeout", timeout, envoy::ROUTE_TIMEOUT),
         idle_timeout: idle_timeout.map(|d| cx.limit("idle_timeout", Some(d), None)),
         max_stream_duration,
@@ -142,6 +145,18 @@ fn forward(cx: &mut Decoding, m: route::RouteAction, implicit_retry: bool) -> Op
     })
 }
 
+/// A format that asks nothing of the request.
+fn literal(cx: &mut Decoding, format: &str) -> Option<String> {
+    let found = Template::parse(format);
+    let text = found.as_ref().ok().and_then(Template::literal);
+    if text.is_none() {
+        cx.invalid_here(
+            "operators (%…%) are not supported here; write the path itself, and %% for %",
+        );
+    }
+    text.map(str::to_owned)
+}
+
 fn max_stream(
     cx: &mut Decoding,
     m: route::route_action::MaxStreamDuration,
@@ -160,7 +175,11 @@ fn max_stream(
 }
 
 #[allow(deprecated)]
-fn split(cx: &mut Decoding, m: Option<route::route_action::ClusterSpecifier>) -> Option<Split> {
+fn split(
+    cx: &mut Decoding,
+    m: Option<route::route_action::ClusterSpecifier>,
+    criteria: Option<&Arc<Criteria>>,
+) -> Option<Split> {
     use route::route_action::ClusterSpecifier as Cluster;
     match m {
         Some(Cluster::Cluster(name)) => Some(Split::One(name.into())),
@@ -169,7 +188,7 @@ fn split(cx: &mut Decoding, m: Option<route::route_action::ClusterSpecifier>) ->
             fields!(cx, m => route::WeightedCluster { clusters }
                 ignore { random_value_specifier }
                 inert { total_weight, runtime_key_prefix });
-            let shares = cx.each("clusters", clusters, share);
+            let shares = cx.each("clusters", clusters, |cx, m| share(cx, m, criteria));
             let total: u64 = shares.iter().map(|s| u64::from(s.weight)).sum();
             match u32::try_from(total) {
                 Ok(total) if total > 0 => Some(Split::Weighted { shares, total }),
@@ -197,14 +216,17 @@ fn split(cx: &mut Decoding, m: Option<route::route_action::ClusterSpecifier>) ->
     }
 }
 
-fn share(cx: &mut Decoding, m: route::weighted_cluster::ClusterWeight) -> Option<Share> {
+fn share(
+    cx: &mut Decoding,
+    m: route::weighted_cluster::ClusterWeight,
+    criteria: Option<&Arc<Criteria>>,
+) -> Option<Share> {
     use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     fields!(cx, m => route::weighted_cluster::ClusterWeight {
-            name, weight, request_headers_to_add, request_headers_to_remove,
-            response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
-            host_rewrite_specifier, cluster_header,
-        }
-        ignore { metadata_match });
+        name, weight, request_headers_to_add, request_headers_to_remove,
+        response_headers_to_add, response_headers_to_remove, typed_per_filter_config,
+        host_rewrite_specifier, cluster_header, metadata_match,
+    });
     if !cluster_header.is_empty() {
         cx.invalid("cluster_header", "is not supported in a weighted cluster");
     }
@@ -220,6 +242,7 @@ fn share(cx: &mut Decoding, m: route::weighted_cluster::ClusterWeight) -> Option
     Some(Share {
         cluster: name.into(),
         weight: weight.map_or(0, |v| v.value),
+        criteria: subset::criteria(cx, metadata_match, criteria),
         headers,
         host_rewrite: host_rewrite_specifier
             .map(|HostRewriteSpecifier::HostRewriteLiteral(host)| host),

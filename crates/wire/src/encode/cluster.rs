@@ -8,11 +8,11 @@ use ripstop_model::snapshot::cluster::{
 use ripstop_model::snapshot::tls::{AutoSni, UpstreamTls};
 
 use super::endpoint::endpoints;
-use super::tls;
 use super::value::{
     Meta, any, duration, extension, limit, list, number, object, percent, strings, text, truth,
     uint,
 };
+use super::{subset, tls};
 use crate::pb::{
     cluster, core, dns_cluster, dns_common, google, kind, preserve_case, upstream_http,
 };
@@ -44,6 +44,7 @@ pub(crate) fn cluster(c: &Cluster) -> cluster::Cluster {
     discover(&mut m, &c.discovery);
     balancing(&mut m, &c.lb, c.lb_common.slow_start.as_ref());
     lb_common(&mut m, &c.lb_common);
+    m.lb_subset_config = c.lb_common.subsets.as_deref().map(subset::subsets);
     m
 }
 

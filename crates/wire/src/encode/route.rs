@@ -10,6 +10,7 @@ use ripstop_model::snapshot::route::{
     RouteMatch, Share, Split, VirtualHost,
 };
 
+use super::subset::criteria;
 use super::value::{
     Meta, any, boolean, duration, header_edits, header_match, limit, pattern, query_match,
     runtime_fraction, string_match, substitution, truth, uint,
@@ -157,6 +158,7 @@ fn forward(f: &Forward) -> route::RouteAction {
                 ..Default::default()
             })
             .collect(),
+        metadata_match: criteria(&f.criteria),
         cluster_not_found_response_code: match f.missing_cluster_status {
             404 => Missing::NotFound,
             500 => Missing::InternalServerError,
@@ -168,7 +170,7 @@ fn forward(f: &Forward) -> route::RouteAction {
     match &f.path_rewrite {
         PathRewrite::None => {}
         PathRewrite::Prefix(prefix) => m.prefix_rewrite.clone_from(prefix),
-        PathRewrite::Full(path) => m.path_rewrite.clone_from(path),
+        PathRewrite::Full(path) => m.path_rewrite = path.replace('%', "%%"),
         PathRewrite::Regex {
             pattern,
             substitution: text,
@@ -205,6 +207,7 @@ fn share(s: &Share) -> route::weighted_cluster::ClusterWeight {
     route::weighted_cluster::ClusterWeight {
         name: s.cluster.to_string(),
         weight: uint(s.weight),
+        metadata_match: criteria(&s.criteria),
         request_headers_to_add: edits.request_add,
         request_headers_to_remove: edits.request_remove,
         response_headers_to_add: edits.response_add,

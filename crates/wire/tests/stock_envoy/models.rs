@@ -100,6 +100,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
         lb_common: LbCommon {
             panic_threshold: Fraction::NEVER,
             locality_weighted: false,
+            subsets: None,
             slow_start: None,
             close_on_host_set_change: false,
         },
@@ -264,6 +265,7 @@ pub(super) fn clusters() -> Vec<Cluster> {
                     min_percent: 10.0,
                 }),
                 locality_weighted: true,
+                subsets: None,
                 ..cluster("x", eds("x")).lb_common
             },
             ..with_lb(LbPolicy::RoundRobin, "rr")
@@ -428,6 +430,7 @@ fn forward(to: Split) -> Forward {
         priority: Priority::High,
         upgrades: vec![("websocket".into(), false)],
         missing_cluster_status: 503,
+        criteria: None,
     }
 }
 
@@ -435,6 +438,7 @@ pub(super) fn routes() -> RouteConfig {
     let share = |cluster: &str, weight| Share {
         cluster: cluster.into(),
         weight,
+        criteria: None,
         headers: edits(),
         host_rewrite: None,
         per_filter: PerFilter::default(),

@@ -69,6 +69,7 @@ fn to_destinations(context: &Context<'_, '_>, http: &HttpRoute) -> Option<Forwar
         Share {
             cluster,
             weight,
+            criteria: None,
             headers: edits(own),
             host_rewrite: authority(own),
             per_filter: PerFilter::default(),

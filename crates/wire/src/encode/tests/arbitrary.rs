@@ -1,6 +1,6 @@
 //! Bytes → models. Driven by bytes so that proptest shrinks them: fewer and smaller bytes make a simpler model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use ripstop_model::snapshot::retry::{Backoff, CONDITIONS, RetryOn, RetryPolicy, 
 use ripstop_model::snapshot::route::*;
 use ripstop_model::snapshot::tls::*;
 use ripstop_model::snapshot::{Fraction, Name, Resource};
+use ripstop_model::subset::{Fallback, Instead, Selector, Subsets};
 
 /// Chooses one of the expressions.
 macro_rules! one_of {
@@ -201,6 +202,12 @@ impl Entropy {
         let map: BTreeMap<String, String> =
             self.list(2, |e| (e.text(), e.text())).into_iter().collect();
         map.into_iter().collect()
+    }
+
+    /// Of a route.
+    fn criteria(&mut self) -> Option<Arc<BTreeMap<String, String>>> {
+        let labels = self.labels();
+        (!labels.is_empty()).then(|| Arc::new(labels))
     }
 
     fn labels(&mut self) -> BTreeMap<String, String> {

@@ -193,6 +193,9 @@ impl Entropy {
             lb_common: LbCommon {
                 panic_threshold: self.fraction(),
                 locality_weighted: self.flag(),
+                subsets: self
+                    .optional(|e| Arc::new(e.subsets()))
+                    .filter(|subsets| !subsets.selectors.is_empty()),
                 slow_start: self
                     .optional(|e| SlowStart {
                         window: e.duration(),
@@ -240,4 +243,25 @@ impl Entropy {
     }
 
     // Listeners.
+
+    fn subsets(&mut self) -> Subsets {
+        let fallback =
+            |e: &mut Self| one_of!(e; Fallback::Nobody, Fallback::Any, Fallback::Default);
+        Subsets {
+            fallback: fallback(self),
+            default: self.labels(),
+            selectors: self.list(2, |e| {
+                let fewer = BTreeSet::from([format!("a{}", e.byte())]);
+                Selector {
+                    keys: fewer.iter().cloned().chain(["b".to_owned()]).collect(),
+                    fallback: e.optional(|e| {
+                        one_of!(e;
+                            Instead::As(fallback(e)),
+                            Instead::Fewer(fewer),
+                        )
+                    }),
+                }
+            }),
+        }
+    }
 }

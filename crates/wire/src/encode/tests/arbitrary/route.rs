@@ -101,6 +101,7 @@ impl Entropy {
         Share {
             cluster: self.name(),
             weight: self.u16().into(),
+            criteria: if http { self.criteria() } else { None },
             headers: if http {
                 self.edits()
             } else {
@@ -137,8 +138,16 @@ impl Entropy {
     }
 
     pub(super) fn forward(&mut self) -> Forward {
+        let criteria = self.criteria();
+        let mut to = self.split(true);
+        if let Split::Weighted { shares, .. } = &mut to {
+            for share in shares {
+                let own = share.criteria.as_deref().cloned().unwrap_or_default();
+                share.criteria = ripstop_model::subset::within(criteria.as_ref(), own);
+            }
+        }
         Forward {
-            to: self.split(true),
+            to,
             path_rewrite: one_of!(self;
                 PathRewrite::None,
                 PathRewrite::Prefix(self.text()),
@@ -173,6 +182,7 @@ impl Entropy {
             }),
             priority: one_of!(self; Priority::Default, Priority::High),
             upgrades: self.list(1, |e| (e.lower(), e.flag())),
+            criteria,
             missing_cluster_status: one_of!(self; 503, 404, 500),
         }
     }
