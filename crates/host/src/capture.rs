@@ -45,6 +45,10 @@ pub enum Datagrams {
 /// 4. loopback and the workload's own addresses pass;
 /// 5. all other TCP goes to the sidecar, all other UDP to its relay, and what is neither is dropped and counted: on an
 ///    AnyIP route the kernel itself would answer a ping to anywhere.
+///
+/// TCP keeps the address it was sent to and changes its port alone. Where all of it went to one address, conntrack would
+/// have to give connections of one local port to several services other ports, and the sidecar would see a client that the
+/// application does not know. What is sent to port 15001 elsewhere must not look as if nothing had changed: it is redirected.
 pub fn ruleset(addresses: Addresses, host_ports: &[u16], datagrams: Datagrams) -> String {
     let own4 = own(addresses.v4.map(IpAddr::V4), "127.0.0.0/8");
     let own6 = own(addresses.v6.map(IpAddr::V6), "::1");
@@ -71,7 +75,8 @@ pub fn ruleset(addresses: Addresses, host_ports: &[u16], datagrams: Datagrams) -
     }
     line(&format!("\t\tip daddr {{ {own4} }} accept"));
     line(&format!("\t\tip6 daddr {{ {own6} }} accept"));
-    line(&format!("\t\tmeta l4proto tcp redirect to :{OUTBOUND}"));
+    line(&format!("\t\ttcp dport {OUTBOUND} redirect to :{OUTBOUND}"));
+    line(&format!("\t\tmeta l4proto tcp dnat to :{OUTBOUND}"));
     line("\t}");
     line("\tchain refused {");
     line("\t\ttype filter hook output priority 0; policy accept;");

@@ -6,7 +6,7 @@
 //! number of the sidecar's threads can take from it without a lock or a round trip.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use socket2::{Domain, Socket, Type};
@@ -33,10 +33,15 @@ pub(super) struct Sockets {
 impl Sockets {
     pub(super) fn open(v6: bool) -> io::Result<Sockets> {
         let mut held = Vec::new();
-        let loopbacks = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        for loopback in loopbacks.into_iter().take(if v6 { 2 } else { 1 }) {
+        let families: [(IpAddr, IpAddr); 2] = [
+            (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into()),
+            (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()),
+        ];
+        for (loopback, any) in families.into_iter().take(if v6 { 2 } else { 1 }) {
             let at = |port| SocketAddr::new(loopback, port);
-            held.push((Role::Outbound, listener(at(capture::OUTBOUND))?));
+            // Whatever is captured keeps its address.
+            let outbound = SocketAddr::new(any, capture::OUTBOUND);
+            held.push((Role::Outbound, listener(outbound)?));
             // Bound to loopback, not to the wildcard: replies of a wildcard socket miss conntrack's translation.
             held.push((Role::DnsDatagrams, bound(at(capture::DNS), Type::DGRAM)?));
             held.push((Role::DnsStreams, listener(at(capture::DNS))?));
