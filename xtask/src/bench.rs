@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use anyhow::ensure;
 
 mod binary;
+mod connections;
 mod http;
 mod instructions;
+mod latency;
 mod mesh;
 mod peer;
 mod process;
@@ -24,7 +26,16 @@ pub(crate) use peer::run as peer;
 use report::Report;
 
 /// The parts of a run, in its order.
-const SECTIONS: [&str; 6] = ["binary", "http", "tcp", "connect", "memory", "trace"];
+const SECTIONS: [&str; 8] = [
+    "binary",
+    "http",
+    "tcp",
+    "latency",
+    "connections",
+    "connect",
+    "memory",
+    "trace",
+];
 
 /// Measures `sections`, all when there are none.
 pub(crate) fn run(root: &Path, sections: &[&str]) -> anyhow::Result<ExitCode> {
@@ -45,6 +56,12 @@ pub(crate) fn run(root: &Path, sections: &[&str]) -> anyhow::Result<ExitCode> {
     }
     if wanted("tcp") {
         tcp::measure(root, &ripstop, &mut report)?;
+    }
+    if wanted("latency") {
+        latency::measure(root, &ripstop, &mut report)?;
+    }
+    if wanted("connections") {
+        connections::measure(root, &ripstop, &mut report)?;
     }
     if wanted("connect") {
         mesh::connect(&ripstop, &mut report)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use super::Spread;
 use super::process::pinned;
 use super::report::{Bar, Report};
-use super::subject::{Ground, Shape, Subject};
+use super::subject::{Ground, Shape, Subject, UNARY};
 
 /// Of each measurement, interleaved; the median is what to quote.
 const REPETITIONS: usize = 5;
@@ -32,7 +32,7 @@ struct Workload {
     bars: &'static [(&'static str, f64, &'static str)],
 }
 
-const WORKLOADS: [Workload; 7] = [
+const WORKLOADS: [Workload; 9] = [
     Workload {
         name: "W1",
         title: "HTTP/1.1, keep-alive, 5 bytes",
@@ -58,6 +58,14 @@ const WORKLOADS: [Workload; 7] = [
         ],
     },
     Workload {
+        name: "W3 connections",
+        title: "opaque TCP, a new connection for each exchange",
+        path: "/",
+        shape: Shape::TcpHop,
+        close: true,
+        bars: &[],
+    },
+    Workload {
         name: "W4",
         title: "HTTP/2 on both sides, plain text, 5 bytes",
         path: "/",
@@ -66,6 +74,17 @@ const WORKLOADS: [Workload; 7] = [
         bars: &[
             ("envoy", 0.45, "0.45 × Envoy"),
             ("haproxy", 1.0, "aim: 1.0 × HAProxy"),
+        ],
+    },
+    Workload {
+        name: "W4 gRPC",
+        title: "unary calls through two proxies with mutual TLS between them",
+        path: UNARY,
+        shape: Shape::Http2Pair,
+        close: false,
+        bars: &[
+            ("envoy", 0.4, "0.40 × Envoy's pair"),
+            ("haproxy", 0.7, "aim: 0.7 × HAProxy's pair"),
         ],
     },
     Workload {
@@ -131,7 +150,7 @@ pub(super) fn measure(root: &Path, ripstop: &Path, report: &mut Report) -> anyho
 
 /// Requests answered, as the load counts them.
 fn load(ground: &Ground<'_>, port: u16, workload: &Workload) -> anyhow::Result<f64> {
-    if workload.shape == Shape::Http2Hop {
+    if workload.shape.is_http2() {
         return load_http2(ground, port, workload);
     }
     let output = pinned(&ground.others)
@@ -152,8 +171,17 @@ fn load(ground: &Ground<'_>, port: u16, workload: &Workload) -> anyhow::Result<f
 }
 
 fn load_http2(ground: &Ground<'_>, port: u16, workload: &Workload) -> anyhow::Result<f64> {
-    let output = pinned(&ground.others)
-        .args(["h2load", "-t1", &format!("-D{LOAD_SECONDS}")])
+    let mut command = pinned(&ground.others);
+    if workload.path == UNARY {
+        command.args(["h2load", "-H", "content-type: application/grpc"]);
+        command
+            .args(["-H", "te: trailers", "-d"])
+            .arg(ground.message());
+    } else {
+        command.arg("h2load");
+    }
+    let output = command
+        .args(["-t1", &format!("-D{LOAD_SECONDS}")])
         .args([format!("-c{SESSIONS}"), format!("-m{STREAMS}")])
         .arg(format!("http://127.0.0.1:{port}{}", workload.path))
         .output()
@@ -176,9 +204,9 @@ fn print(workload: &Workload, subjects: &[Subject], report: &mut Report) {
     let Workload {
         name, title, shape, ..
     } = workload;
-    let connections = match shape {
-        Shape::Http2Hop => SESSIONS,
-        _ => CONNECTIONS,
+    let connections = match shape.is_http2() {
+        true => SESSIONS,
+        false => CONNECTIONS,
     };
     report.section(&format!(
         "{name}: {title}; {connections} connections, one worker on one processor, {REPETITIONS} × {LOAD_SECONDS} s interleaved"

@@ -1,6 +1,7 @@
 //! What runs inside a measured mesh: servers that hardly do anything, and the client that times them.
 //!
-//! `cargo xtask bench-peer serve KIND PORT` and `… dial ROUNDS TARGET…` and `… use HOST…` and `… relay PORT TO`, `… pour PORT MIB` and `… drink PORT`. A target is
+//! `cargo xtask bench-peer serve KIND PORT`, `… dial ROUNDS TARGET…`, `… use HOST…`, `… relay PORT TO`, `… pour PORT MIB`,
+//! `… drink PORT`, `… hold COUNT PORT` and `… ask RATE SECONDS PORT`. A target is
 //! `NAME=KIND=HOST:PORT`; each round dials a server of this process's own beside every target. One line of output per
 //! dial: `NAME µs`, or `NAME hang`.
 
@@ -14,6 +15,8 @@ use anyhow::{Context, bail};
 
 /// A dial that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that ask.
+const CALLERS: u32 = 20;
 /// Between dials: what the last one left to be closed is closed by then.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -43,7 +46,12 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
         )?,
         ["drink", port] => println!("{}", drink(port.parse()?)?),
         ["relay", port, to] => super::relay::run(port.parse()?, to.parse()?)?,
-        _ => bail!("bench-peer takes serve, dial, use, pour, drink or relay"),
+        ["hold", count, port] => {
+            let _held = hold(count.parse()?, port.parse()?)?;
+            linger()?;
+        }
+        ["ask", rate, seconds, port] => ask(rate.parse()?, seconds.parse()?, port.parse()?)?,
+        _ => bail!("bench-peer takes serve, dial, use, pour, drink, hold, ask or relay"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -78,6 +86,68 @@ fn drink(port: u16) -> anyhow::Result<usize> {
             count => total += count,
         }
     }
+}
+
+/// So many connections that have each had an answer and wait.
+fn hold(count: usize, port: u16) -> anyhow::Result<Vec<TcpStream>> {
+    let connection = |at: usize| -> anyhow::Result<TcpStream> {
+        let mut stream = keep_alive(port)?;
+        exchange(&mut stream).with_context(|| format!("connection {at}"))?;
+        Ok(stream)
+    };
+    (1..=count).map(connection).collect()
+}
+
+fn keep_alive(port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// One request, and all of its answer, whose body is `hello`.
+fn exchange(stream: &mut TcpStream) -> anyhow::Result<()> {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n")?;
+    let mut answer = Vec::with_capacity(1024);
+    let mut buffer = [0; 1024];
+    while !answer.ends_with(b"\r\n\r\nhello") {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 || answer.len() > 16 * 1024 {
+            bail!("no `hello`: {}", String::from_utf8_lossy(&answer));
+        }
+        answer.extend_from_slice(buffer.get(..count).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Asks so many times a second, whatever the answers take, and says of each how long it took since it was due: who comes
+/// late because another was slow has waited for it too.
+fn ask(rate: u32, seconds: u32, port: u16) -> anyhow::Result<()> {
+    let start = Instant::now() + Duration::from_millis(50);
+    let caller = move |first: u32| -> anyhow::Result<Vec<Duration>> {
+        let mut stream = keep_alive(port)?;
+        exchange(&mut stream)?;
+        let turns = (first..rate * seconds).step_by(CALLERS as usize);
+        turns
+            .map(|turn| {
+                let due = start + Duration::from_secs(1) * turn / rate;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                exchange(&mut stream)?;
+                Ok(due.elapsed())
+            })
+            .collect()
+    };
+    let threads: Vec<_> = (0..CALLERS)
+        .map(|first| std::thread::spawn(move || caller(first)))
+        .collect();
+    let mut output = io::stdout().lock();
+    for thread in threads {
+        let took = thread.join().ok().context("a caller panicked")?;
+        for took in took? {
+            writeln!(output, "{:.1}", took.as_secs_f64() * 1e6)?;
+        }
+    }
+    Ok(())
 }
 
 /// Who speaks first, and how.

@@ -18,7 +18,8 @@ impl Running {
 
     /// With the output that `command` says.
     pub(super) fn talking(command: &mut Command) -> anyhow::Result<Running> {
-        let child = command.stdin(Stdio::null()).spawn();
+        // A peer that reads it knows when its owner has gone.
+        let child = command.stdin(Stdio::piped()).spawn();
         let child = child.with_context(|| format!("cannot start {command:?}"))?;
         Ok(Running(child))
     }
@@ -48,7 +49,7 @@ pub(super) fn wait_for(port: u16) -> anyhow::Result<()> {
         match std::net::TcpStream::connect(("127.0.0.1", port)) {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > patience => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
     }
 }

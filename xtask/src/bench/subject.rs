@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
@@ -14,10 +15,16 @@ use config::{Job, Kind, Tls};
 
 mod config;
 
+pub(super) use config::UNARY;
+
 pub(super) const BACKEND: u16 = 18_200;
 /// The same over HTTP/2.
 const HTTP2_BACKEND: u16 = 18_199;
 const BODY: usize = 16 * 1024;
+/// Before a program: as many descriptors as it may have.
+pub(super) const ROOMY: [&str; 4] = ["sh", "-c", "ulimit -n $(ulimit -Hn); exec \"$@\"", "sh"];
+/// What a gRPC client sends, in the folder of a ground.
+const MESSAGE: &str = "message";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -27,8 +34,19 @@ pub(super) enum Shape {
     Pair,
     /// ripstop alone: with few routes and rules, and with many.
     Policies,
+    Http2Pair,
     TcpHop,
     TcpPair,
+}
+
+impl Shape {
+    fn is_pair(self) -> bool {
+        matches!(self, Shape::Pair | Shape::Http2Pair | Shape::TcpPair)
+    }
+
+    pub(super) fn is_http2(self) -> bool {
+        matches!(self, Shape::Http2Hop | Shape::Http2Pair)
+    }
 }
 
 /// A proxy under measurement, or a pair of them.
@@ -36,6 +54,8 @@ pub(super) struct Subject {
     pub(super) name: &'static str,
     pub(super) port: u16,
     processes: Vec<Running>,
+    /// From the start of the first process until the last one listened.
+    pub(super) ready: Duration,
     /// Before its first request, MiB.
     pub(super) idle: f64,
     /// Microseconds of CPU per request, and requests per second.
@@ -102,7 +122,7 @@ impl<'g> Ground<'g> {
             Shape::Http2Hop => &["ripstop", "envoy", "haproxy", "relay"],
             Shape::Pair => &["ripstop", "envoy", "nginx", "haproxy"],
             Shape::TcpHop => &["ripstop", "envoy", "haproxy", "relay"],
-            Shape::TcpPair => &["ripstop", "envoy", "haproxy"],
+            Shape::TcpPair | Shape::Http2Pair => &["ripstop", "envoy", "haproxy"],
             Shape::Policies => &["ripstop", "ripstop, 1 route"],
         };
         let numbered = names.iter().copied().enumerate();
@@ -120,22 +140,20 @@ impl<'g> Ground<'g> {
     ) -> anyhow::Result<Subject> {
         let port = BACKEND + 1 + 2 * at as u16;
         let keys = self.folder;
-        let to = match shape {
-            Shape::Http2Hop => HTTP2_BACKEND,
-            _ => BACKEND,
+        let to = match shape.is_http2() {
+            true => HTTP2_BACKEND,
+            false => BACKEND,
         };
         let http = |routes, rules| Kind::Http { routes, rules };
-        let (kind, pair) = match shape {
-            Shape::Hop => (http(1, 0), false),
-            Shape::Http2Hop => (Kind::Http2, false),
-            Shape::Pair => (http(1, 0), true),
-            Shape::Policies if at == 0 => (http(500, 50), false),
-            Shape::Policies => (http(1, 1), false),
-            Shape::TcpHop => (Kind::Tcp, false),
-            Shape::TcpPair => (Kind::Tcp, true),
+        let kind = match shape {
+            Shape::Hop | Shape::Pair => http(1, 0),
+            Shape::Http2Hop | Shape::Http2Pair => Kind::Http2,
+            Shape::Policies if at == 0 => http(500, 50),
+            Shape::Policies => http(1, 1),
+            Shape::TcpHop | Shape::TcpPair => Kind::Tcp,
         };
         let job = |to, tls| Job { to, kind, tls };
-        let jobs = match pair {
+        let jobs = match shape.is_pair() {
             false => vec![(port, job(to, Tls::None))],
             true => vec![
                 (port + 1, job(to, Tls::Terminate(keys))),
@@ -143,15 +161,18 @@ impl<'g> Ground<'g> {
             ],
         };
         let mut processes = Vec::new();
+        let start = Instant::now();
         for (port, job) in jobs {
             let process = Running::start(&mut self.proxy(name, port, job)?)?;
             wait_for(port).with_context(|| format!("{name} does not listen on {port}"))?;
             processes.push(process);
         }
+        let ready = start.elapsed();
         let mut subject = Subject {
             name,
             port,
             processes,
+            ready,
             idle: f64::NAN,
             costs: Vec::new(),
             rates: Vec::new(),
@@ -164,6 +185,7 @@ impl<'g> Ground<'g> {
         let file = self.folder.join(format!("{port}.yaml"));
         let to = job.to.to_string();
         let mut command = pinned("0");
+        command.args(ROOMY);
         let text = match name {
             "envoy" => {
                 let arguments = ["--concurrency", "1", "--disable-hot-restart", "-c"];
@@ -194,11 +216,26 @@ impl<'g> Ground<'g> {
         Ok(command)
     }
 
+    /// The file of one gRPC message: its length before it.
+    pub(super) fn message(&self) -> PathBuf {
+        self.folder.join(MESSAGE)
+    }
+
+    pub(super) fn keys(&self) -> &Path {
+        self.folder
+    }
+
     pub(super) fn backend(&self) -> anyhow::Result<Running> {
         let file = self.folder.join("backend.conf");
         fs::write(&file, config::backend(self.folder, BACKEND, HTTP2_BACKEND))?;
         fs::write(self.folder.join("16k"), vec![b'x'; BODY])?;
-        let running = Running::start(pinned(&self.others).args(["nginx", "-c"]).arg(&file))?;
+        fs::write(self.message(), b"\0\0\0\0\x05hello")?;
+        let running = Running::start(
+            pinned(&self.others)
+                .args(ROOMY)
+                .args(["nginx", "-c"])
+                .arg(&file),
+        )?;
         wait_for(BACKEND).context("nginx does not listen: run scripts/prerequisites.sh bench")?;
         Ok(running)
     }

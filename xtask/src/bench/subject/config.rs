@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::MESSAGE;
+
 /// What a proxy is to do: take what comes, and pass it on to `to`.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'f> {
@@ -35,19 +37,31 @@ pub(super) enum Tls<'f> {
 pub(super) const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 pub(super) const SERVER: &str = "spiffe://cluster.local/ns/default/sa/server";
 
+/// Of what answers; more than anybody holds open.
+const BACKEND_CONNECTIONS: u32 = 16_384;
+/// The path that answers as gRPC does.
+pub(in super::super) const UNARY: &str = "/bench.Echo/Unary";
+
 /// For ripstop and Envoy: one listener, one cluster, and what a mesh always has on (retries, outlier detection, a check of
 /// the peer's identity).
 pub(super) fn bootstrap(port: u16, job: Job<'_>) -> String {
     let to = job.to;
+    let http2 = job.kind == Kind::Http2;
     let (listener_tls, cluster_tls) = match job.tls {
         Tls::None => (String::new(), String::new()),
         Tls::Originate(keys) => {
-            let common = common_tls(keys, "client", SERVER, "istio-http/1.1");
+            let alpn = if http2 { "h2" } else { "istio-http/1.1" };
+            let common = common_tls(keys, "client", SERVER, alpn);
             let context = format!("sni: server, {common}");
             (String::new(), tls("    ", "UpstreamTlsContext", &context))
         }
         Tls::Terminate(keys) => {
-            let context = common_tls(keys, "server", CLIENT, "ripstop-h2, istio-http/1.1");
+            let alpn = if http2 {
+                "h2"
+            } else {
+                "ripstop-h2, istio-http/1.1"
+            };
+            let context = common_tls(keys, "server", CLIENT, alpn);
             let context = format!("require_client_certificate: true, {context}");
             (
                 tls("      ", "DownstreamTlsContext", &context),
@@ -60,7 +74,11 @@ pub(super) fn bootstrap(port: u16, job: Job<'_>) -> String {
         Kind::Http { routes, rules } => manager(routes, rules),
         Kind::Http2 => manager(1, 0),
     };
-    let protocol = if job.kind == Kind::Http2 { HTTP2 } else { "" };
+    let protocol = match job.kind {
+        Kind::Http { .. } => "",
+        Kind::Http2 => HTTP2,
+        Kind::Tcp => MANY,
+    };
     format!(
         r#"
 static_resources:
@@ -85,6 +103,9 @@ const HTTP2: &str = r#"    typed_extension_protocol_options:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config: {http2_protocol_options: {}}
 "#;
+
+/// More connections than the 1,024 that a cluster may have by default.
+const MANY: &str = "    circuit_breakers: {thresholds: [{max_connections: 100000}]}\n";
 
 const TCP: &str = r#"      - name: envoy.filters.network.tcp_proxy
         typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: bench, cluster: b}
@@ -189,26 +210,28 @@ pub(super) fn nginx(folder: &Path, port: u16, job: Job<'_>) -> String {
          server {{ listen 127.0.0.1:{port}{ssl}; {listen} location / {{ proxy_pass {scheme}://b; proxy_http_version 1.1; \
          proxy_set_header Connection ''; }} }}"
     );
-    nginx_around(folder, port, &server)
+    nginx_around(folder, port, &server, 1024)
 }
 
-/// What answers: 5 bytes, 16 KiB of announced length, and 16 KiB in chunks.
+/// What answers: 5 bytes, 16 KiB of announced length, 16 KiB in chunks, and a gRPC message with its trailers.
 pub(super) fn backend(folder: &Path, port: u16, http2: u16) -> String {
     let root = folder.display();
     let server = format!(
-        "server {{ listen 127.0.0.1:{http2} http2 backlog=4096; http2_max_concurrent_streams 1024; location = / {{ return 200 'hello'; }} }}\n\
+        "server {{ listen 127.0.0.1:{http2} http2 backlog=4096; http2_max_concurrent_streams 1024; location = / {{ return 200 'hello'; }}\n\
+         root {root}; location = {UNARY} {{ error_page 405 =200 /{MESSAGE}; }}\n\
+         location = /{MESSAGE} {{ default_type application/grpc; add_trailer grpc-status 0; }} }}\n\
          server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; location = / {{ return 200 'hello'; }}\n\
          location = /16k {{ }} location = /chunked {{ alias {root}/16k; ssi on; ssi_types *; }} }}"
     );
-    nginx_around(folder, port, &server)
+    nginx_around(folder, port, &server, BACKEND_CONNECTIONS)
 }
 
-fn nginx_around(folder: &Path, port: u16, server: &str) -> String {
+fn nginx_around(folder: &Path, port: u16, server: &str, connections: u32) -> String {
     let folder = folder.display();
     format!(
         "daemon off; master_process off; pid {folder}/nginx-{port}.pid; error_log {folder}/nginx-{port}.log;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{ access_log off; keepalive_requests 1000000;\n{server} }}\n"
+         events {{ worker_connections {connections}; }}\n\
+         http {{ access_log off; keepalive_requests 1000000; keepalive_timeout 600s;\n{server} }}\n"
     )
 }
 
@@ -241,7 +264,7 @@ pub(super) fn haproxy(port: u16, job: Job<'_>) -> String {
     };
     format!(
         "global\n  nbthread 1\n\
-         defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
+         defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n  http-reuse always\n\
          listen bench\n  bind 127.0.0.1:{port} {bind}\n  server b 127.0.0.1:{to} {server}\n"
     )
 }
