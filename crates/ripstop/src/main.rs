@@ -34,6 +34,7 @@ mod stage;
 mod standalone;
 mod table;
 mod traffic;
+mod turn;
 
 use std::process::ExitCode;
 

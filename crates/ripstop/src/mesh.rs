@@ -22,6 +22,7 @@ use crate::plan::{Plan, Wanted};
 use crate::replica::{self, METRICS, News, Order, Replica, Surroundings, Voice};
 use crate::scrape::{self, Targets};
 use crate::sidecar::Discovery;
+use crate::turn::{Former, Turn};
 
 const XDS: u16 = 15010;
 const XDS_TLS: u16 = 15012;
@@ -137,8 +138,8 @@ impl Mesh {
         }
     }
 
-    /// Starts a replica; after `before`, its former self, has ended.
-    fn keep(&mut self, wanted: Wanted, before: Option<JoinHandle<()>>) {
+    /// Starts a replica; after its former self has ended. Says when that is.
+    fn keep(&mut self, wanted: Wanted, before: Option<(Former, Option<Turn>)>) -> Turn {
         let (orders, told) = watch::channel(Order::Run);
         let voice = Voice::Prefixed(self.choices.output.clone());
         let replica = Replica::new(
@@ -147,10 +148,13 @@ impl Mesh {
             voice,
             self.tell.clone(),
         );
+        let (replaced, turn) = Turn::after(self.client.clone(), wanted.id());
         let task = tokio::spawn(async move {
-            if let Some(before) = before {
-                let _ = before.await;
+            let mut told = told;
+            if let Some((former, turn)) = before {
+                former.end(turn, &mut told).await;
             }
+            replaced.send_replace(true);
             replica.keep(told).await;
         });
         self.held.insert(
@@ -162,6 +166,7 @@ impl Mesh {
                 over: None,
             },
         );
+        turn
     }
 
     /// Waits until every workload is ready, or has done its work.
@@ -294,6 +299,8 @@ impl Mesh {
             around.discovery != self.around.discovery || tracing(&plan) != tracing(&self.plan);
         self.around = Arc::new(around);
         let (mut stopped, mut started, mut restarted) = (0, 0, 0);
+        // Those of one workload follow each other in the order of their ids.
+        let mut last: Option<(String, Turn)> = None;
         for (id, held) in std::mem::take(&mut self.held) {
             match plan.replicas.get(&id) {
                 Some(wanted) if *wanted == held.wanted && !moved => {
@@ -301,8 +308,13 @@ impl Mesh {
                 }
                 Some(wanted) => {
                     restarted += 1;
-                    held.orders.send_replace(Order::Stop(libc::SIGTERM));
-                    self.keep(wanted.clone(), Some(held.task));
+                    let workload = wanted.workload();
+                    let turn = last.take().filter(|(before, _)| *before == workload);
+                    let Held { orders, task, .. } = held;
+                    let former = Former { orders, task };
+                    let next =
+                        self.keep(wanted.clone(), Some((former, turn.map(|(_, turn)| turn))));
+                    last = Some((workload, next));
                 }
                 None => {
                     stopped += 1;

@@ -47,6 +47,11 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// What its replicas have in common.
+    pub(crate) fn workload(&self) -> String {
+        format!("{}.{}", self.register.workload, self.register.namespace)
+    }
+
     pub(crate) fn id(&self) -> String {
         let register = &self.register;
         format!(

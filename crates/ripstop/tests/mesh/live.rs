@@ -1,5 +1,6 @@
 //! What changes while a mesh runs.
 
+use ripstop_testkit::process::Guard;
 use ripstop_testkit::wait;
 
 use crate::bench::{Bench, MESH, PATIENCE, callers, text};
@@ -49,6 +50,58 @@ fn a_changed_file_is_applied_and_a_broken_one_is_not() {
         );
         assert!(mesh.terminate(PATIENCE).success());
     }
+}
+
+/// Asks without a pause, and says when it was not answered.
+const CALLER: &str = "
+import time, urllib.request
+asked = 0
+while True:
+    try:
+        urllib.request.urlopen('http://hello/').read()
+    except Exception as error:
+        print('no answer:', error, flush=True)
+    asked += 1
+    if asked % 20 == 0:
+        print('asked', asked, flush=True)
+    time.sleep(0.01)
+";
+
+/// A new version takes over replica by replica, and one that never gets ready takes over no more than the first.
+#[test]
+fn replicas_are_replaced_one_after_the_other() {
+    let mesh = MESH.replace(
+        "[sh, -c, 'echo working; exec sleep 600']",
+        "[python3, caller.py]",
+    );
+    let bench = Bench::new(callers()[0], &mesh);
+    bench.write("caller.py", CALLER);
+    let mut running = bench.up();
+    // It may ask before somebody is there to answer.
+    running.line_with("asked 20", PATIENCE);
+    let unanswered = |running: &Guard| running.stdout().matches("no answer").count();
+    let at_first = unanswered(&running);
+    let second = bench.process(&running, "keeper hello-v1-1");
+    bench.write("mesh.yaml", &mesh.replace("blue", "green"));
+    running.line_with("0 started, 2 restarted, 0 stopped", PATIENCE);
+    wait::until_true(PATIENCE, "the second to be replaced", || {
+        bench.process(&running, "keeper hello-v1-1") != second
+    });
+    assert!(bench.run(&["wait"]).status.success());
+
+    let second = bench.process(&running, "keeper hello-v1-1");
+    bench.write("mesh.yaml", &mesh.replace("path: /", "path: /missing"));
+    wait::until_true(PATIENCE, "the first not to get ready", || {
+        let ps = text(&bench.run(&["ps"]).stdout);
+        ps.lines()
+            .any(|line| line.starts_with("hello-v1-0") && line.contains("not ready"))
+    });
+    let asked = |running: &Guard| running.stdout().matches("asked").count();
+    let before = asked(&running);
+    wait::until_true(PATIENCE, "more answers", || asked(&running) > before + 2);
+    assert_eq!(bench.process(&running, "keeper hello-v1-1"), second);
+    assert!(running.terminate(PATIENCE).success());
+    assert_eq!(unanswered(&running), at_first, "{}", running.report());
 }
 
 #[test]
