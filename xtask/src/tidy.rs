@@ -6,6 +6,7 @@ mod edges;
 mod layout;
 mod names;
 mod paths;
+mod proofs;
 mod sizes;
 mod source;
 
@@ -23,6 +24,7 @@ const CHECKS: &[Check] = &[
     ("layout", layout::check),
     ("names", names::check),
     ("sizes", sizes::check),
+    ("proofs", proofs::check),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

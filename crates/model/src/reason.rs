@@ -164,6 +164,8 @@ reasons! {
     DnsFailure "dns_failure" 503 14 Some(DnsResolutionFailed), Upstream, "dns_resolution_failure";
     TlsUntrusted "tls_untrusted_peer" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{remote_connection_failure}";
     TlsFailure "tls_failure" 503 14 Some(UpstreamConnectionFailure), Upstream, "upstream_reset_before_response_started{remote_connection_failure}";
+    /// A client that did not finish its handshake.
+    TlsHandshakeTimeout "tls_handshake_timeout" 0 4 None, Downstream, "transport_socket_timeout";
     UpstreamReset "upstream_reset" 503 14 Some(UpstreamRemoteReset), Upstream, "upstream_reset_before_response_started{remote_reset}";
     UpstreamRefusedStream "upstream_refused_stream" 503 14 Some(UpstreamRemoteReset), Upstream, "upstream_reset_before_response_started{remote_refused_stream_reset}";
     UpstreamClosed "upstream_closed" 503 14 Some(UpstreamConnectionTermination), Upstream, "upstream_reset_before_response_started{connection_termination}";

@@ -422,6 +422,7 @@ impl Arrival {
             Some(terminator) => match terminator.accept(stream).await {
                 Ok((stream, facts)) => (stream, Some(facts)),
                 Err(error) => {
+                    listener.stats.handshake_failed(error.kind);
                     return self.close(&Refusal {
                         cause: error.source.map(|cause| cause.to_string()),
                         ..Refusal::from(error.kind)

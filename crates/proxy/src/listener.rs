@@ -4,7 +4,7 @@
 //! Sockets outlive configurations: a listener that stays at its address keeps its sockets, whatever else of it changes.
 
 pub mod chain;
-pub(crate) mod proxy_protocol;
+pub mod proxy_protocol;
 
 use std::collections::HashMap;
 use std::io;

@@ -115,6 +115,9 @@ named! {
         cx_total "downstream_cx_total",
         cx_ssl_total "downstream_cx_ssl_total",
         cx_protocol_error "downstream_cx_protocol_error",
+        rq_timeout "downstream_rq_timeout",
+        rq_header_timeout "downstream_rq_header_timeout",
+        rq_idle_timeout "downstream_rq_idle_timeout",
     }
     gauges {
         rq_active "downstream_rq_active",
@@ -131,6 +134,8 @@ named! {
         no_chain "no_filter_chain_match",
         overflow "downstream_global_cx_overflow",
         overflow_of_address "downstream_address_cx_overflow",
+        handshake_timeout "downstream_cx_transport_socket_connect_timeout",
+        ssl_error "ssl.connection_error",
     }
     gauges {
         cx_active "downstream_cx_active",
@@ -277,8 +282,14 @@ impl Http {
         Active::begin(&self.cx_total, &self.cx_active)
     }
 
-    /// A response was given.
-    pub fn completed(&self, status: u16) {
+    /// A request is over.
+    pub fn completed(&self, status: u16, reason: Option<Reason>) {
+        match reason {
+            Some(Reason::RequestTimeout) => self.rq_timeout.inc(),
+            Some(Reason::RequestHeadTimeout) => self.rq_header_timeout.inc(),
+            Some(Reason::RequestIdle | Reason::StreamIdle) => self.rq_idle_timeout.inc(),
+            _ => {}
+        }
         match status / 100 {
             1 => self.rq_1xx.inc(),
             2 => self.rq_2xx.inc(),
@@ -298,6 +309,14 @@ impl Listener {
 
     pub fn connection(&self) -> Active {
         Active::begin(&self.cx_total, &self.cx_active)
+    }
+
+    /// A client did not get through its TLS handshake.
+    pub fn handshake_failed(&self, reason: Reason) {
+        match reason {
+            Reason::TlsHandshakeTimeout => self.handshake_timeout.inc(),
+            _ => self.ssl_error.inc(),
+        }
     }
 }
 

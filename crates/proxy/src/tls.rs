@@ -149,7 +149,9 @@ impl Terminator {
         let stream = match tokio::time::timeout(self.timeout, shaking).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(failed(error, Retry::Never)),
-            Err(_) => return Err(Error::terminal(Reason::TlsFailure).because(TIMED_OUT)),
+            Err(_) => {
+                return Err(Error::terminal(Reason::TlsHandshakeTimeout).because(TIMED_OUT));
+            }
         };
         let (_, session) = stream.get_ref();
         let peer = server

@@ -165,5 +165,5 @@ macro_rules! exercised {
 }
 
 exercised! {
-    http1_request http1_response chunked_body path tls_hello detection dns xds downstream upstream
+    http1_request http1_response chunked_body path tls_hello detection proxy_protocol dns xds downstream upstream
 }

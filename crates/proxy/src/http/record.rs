@@ -56,7 +56,7 @@ fn first<'h>(headers: &'h Headers, name: &str) -> Option<Cow<'h, str>> {
 pub(super) fn finish(request: &Request<'_>, head: &RequestHead, response: &ResponseHead) {
     let answered = request.responded || request.verdict.reason.is_some();
     with(request, head, answered.then_some(response), |record| {
-        request.proxy.stats.completed(record.status);
+        request.proxy.stats.completed(record.status, record.reason);
         if let Some(cluster) = cluster(request)
             && (request.attempts > 0 || record.reason.is_some_and(stats::is_overflow))
         {

@@ -15,13 +15,13 @@ const MOST: u16 = 4096;
 
 /// What the header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Told {
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
+pub struct Told {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
 }
 
 /// Reads the header and not a byte more. `None`: the proxy speaks for itself, or does not know (LOCAL, UNKNOWN).
-pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<Told>> {
+pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<Told>> {
     let mut start = [0u8; 12];
     stream.read_exact(&mut start).await?;
     if start == *SIGNATURE {

@@ -29,6 +29,7 @@ const ELSEWHERE: &[(Reason, &str)] = &[
     (Reason::FloodCodec, "as above"),
     (Reason::FloodSlowHead, "as above"),
     (Reason::UpstreamInterimFlood, "as above"),
+    (Reason::TlsHandshakeTimeout, "as above"),
     (
         Reason::ListenerNotFound,
         "a connection without a chain is closed",

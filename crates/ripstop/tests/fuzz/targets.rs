@@ -2,10 +2,11 @@
 //! corpus and seeded mutations of it (`crates/ripstop/tests/fuzz.rs`), cargo-fuzz whatever it finds (`fuzz/`).
 
 use std::borrow::Cow;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ripstop_host::dns;
@@ -22,6 +23,7 @@ use ripstop_proxy::http1::body::{Decoder, Encoder, Piece};
 use ripstop_proxy::http1::{
     Asked, Framing, Limits, Progress, RequestParser, ResponseParser, Rules, accept, admit, write,
 };
+use ripstop_proxy::listener::proxy_protocol;
 use ripstop_proxy::live::Live;
 use ripstop_proxy::message::{RequestHead, ResponseHead};
 use ripstop_proxy::tls::Secrets;
@@ -41,6 +43,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("path", path),
     ("tls_hello", tls_hello),
     ("detection", detection),
+    ("proxy_protocol", proxy_protocol),
     ("dns", dns),
     ("xds", xds),
     ("downstream", downstream),
@@ -255,6 +258,33 @@ pub(crate) fn detection(data: &[u8]) {
         }
     }
     let _ = detect::greeting(data);
+}
+
+/// What a proxy before this one says of its client is read to its end, and not a byte more: the client's own come next.
+pub(crate) fn proxy_protocol(data: &[u8]) {
+    let read = |mut rest: &[u8]| {
+        let told = {
+            let mut reading = std::pin::pin!(proxy_protocol::read(&mut rest));
+            let mut context = Context::from_waker(Waker::noop());
+            reading.as_mut().poll(&mut context)
+        };
+        let Poll::Ready(told) = told else {
+            panic!("bytes in memory are there");
+        };
+        (told.map_err(|error| error.kind()), rest.len())
+    };
+    let (told, rest) = read(data);
+    let header = data.len() - rest;
+    if told.is_ok() {
+        assert_eq!(read(&data[..header]), (told, 0));
+    }
+    for cut in cuts(data).filter(|cut| *cut < header) {
+        assert_eq!(
+            read(&data[..cut]).0,
+            Err(ErrorKind::UnexpectedEof),
+            "at {cut}"
+        );
+    }
 }
 
 /// Some places to cut; all of them where that costs little.

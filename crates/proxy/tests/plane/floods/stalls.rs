@@ -9,7 +9,7 @@ use ripstop_testkit::upstream::{Step, Upstream};
 use ripstop_testkit::wait;
 
 use crate::http2::MESH_CHAIN;
-use crate::kit::{Mesh, TO_A, bootstrap, client, start, start_as};
+use crate::kit::{Mesh, TO_A, bootstrap, client, reaches, start, start_as};
 
 /// The limit is ten seconds; the rest is for the machine.
 const AT_MOST: Duration = Duration::from_secs(14);
@@ -76,6 +76,11 @@ fn who_stalls_is_given_up_unasked() {
             });
         }
     });
+    reaches(&plain, "http.l.downstream_rq_header_timeout", 2);
+    reaches(&plain, "http2.inbound_slow_head", 1);
+    let listener = secured.to_string().replace(':', "_");
+    let stalled = format!("listener.{listener}.downstream_cx_transport_socket_connect_timeout");
+    reaches(&tls, &stalled, 3);
     for running in [&plain, &tls] {
         wait::until_true(wait::GENEROUS, "nobody is left", || {
             running.shared.connections() == 0
@@ -108,6 +113,8 @@ fn a_body_byte_by_byte_ends_in_time() {
         assert!(told.starts_with(&format!("HTTP/1.1 {wanted} ")), "{told}");
         wait::until_true(wait::GENEROUS, "the upstream is let go", || up.open() == 0);
     }
+    reaches(&running, "http.l.downstream_rq_timeout", 1);
+    reaches(&running, "http.l.downstream_rq_idle_timeout", 1);
     assert_eq!(
         client(&running)
             .request("GET", "a", "/", &[], b"")
