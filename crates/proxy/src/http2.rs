@@ -16,6 +16,9 @@ mod session;
 mod spelling;
 mod streams;
 
+use ripstop_model::defaults::envoy;
+use ripstop_model::snapshot::cluster::Http2;
+
 pub(crate) use crew::Crew;
 pub(crate) use guard::Flood;
 pub(crate) use session::{Lease, Session, Sessions, Tell, Waiting};
@@ -26,9 +29,25 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of bodies that wait for the connection's turn to be written.
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// Of connections that HTTP/1 requests share (decisions/0010). Whoever stalls holds back what its stream's window allows; that
-/// of the connection has room for all that the client's side opens, so that nobody waits for another's reader. More requests
-/// take another connection.
-pub(crate) const SHARED_STREAMS: u32 = 128;
-pub(crate) const SHARED_STREAM_WINDOW: u32 = 512 * 1024;
-pub(crate) const SHARED_WINDOW: u32 = SHARED_STREAMS * SHARED_STREAM_WINDOW;
+/// Streams that the client's side opens on a connection that HTTP/1 requests share; more requests take another.
+const SHARED_STREAMS: u32 = 128;
+/// The windows of such a connection (decisions/0010). Whoever stalls holds back what its stream's window allows; that of the
+/// connection has room for all streams, so that nobody waits for another's reader.
+const SHARED_STREAM_WINDOW: u32 = 512 * 1024;
+const SHARED_WINDOW: u32 = SHARED_STREAMS * SHARED_STREAM_WINDOW;
+/// The window of a stream where nothing is configured: of Envoy's 16 MiB two use up its connection's 24.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// The windows of each stream and of its connection. `shared`: by HTTP/1 requests.
+fn windows(settings: &Http2, shared: bool) -> (u32, u32) {
+    let of = |http2: &Http2| (http2.initial_stream_window, http2.initial_connection_window);
+    let (stream, connection) = of(settings);
+    match shared {
+        true => (
+            stream.min(SHARED_STREAM_WINDOW),
+            connection.max(SHARED_WINDOW),
+        ),
+        false if of(settings) == of(&envoy::HTTP2) => (STREAM_WINDOW, connection),
+        false => (stream, connection),
+    }
+}

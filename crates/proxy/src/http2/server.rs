@@ -19,7 +19,7 @@ use super::refused::Refused;
 use super::rewound::{Rewound, Watch};
 use super::spelling;
 use super::streams::{Entered, Streams};
-use super::{SEND_BUFFER, SHARED_STREAM_WINDOW, SHARED_WINDOW};
+use super::{SEND_BUFFER, windows};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exchange::{Body, Downstream, Part};
@@ -65,14 +65,7 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
     };
     let guard = Guard::of_client(config.http2.floods, most, now);
     let mut io = Rewound::new(early, stream, guard);
-    let windows = (
-        config.http2.initial_stream_window,
-        config.http2.initial_connection_window,
-    );
-    let (stream_window, connection_window) = match spelt {
-        true => shared(windows),
-        false => windows,
-    };
+    let (stream_window, connection_window) = windows(&config.http2, spelt);
     let settings = Config {
         stream_window,
         connection_window,
@@ -108,14 +101,6 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
 fn is_spelt(connection: &Connection) -> bool {
     let token = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     token.is_some_and(|token| token.as_bytes() == alpn::RIPSTOP_H2)
-}
-
-/// The windows of a stream and of a connection that HTTP/1 requests share, given what is configured for any.
-pub(super) fn shared((stream, connection): (u32, u32)) -> (u32, u32) {
-    (
-        stream.min(SHARED_STREAM_WINDOW),
-        connection.max(SHARED_WINDOW),
-    )
 }
 
 /// What [`Guard`] counts by the configured limits, the codec need not count again.

@@ -18,8 +18,8 @@ use super::guard::{Guard, Violation};
 use super::keepalive::Keepalive;
 use super::link::{self, Link};
 use super::rewound::{Rewound, Watch};
-use super::server::{guards, shared};
-use super::{SEND_BUFFER, SHARED_STREAMS};
+use super::server::guards;
+use super::{SEND_BUFFER, SHARED_STREAMS, windows};
 use crate::cluster::Cluster;
 use crate::error::{Error, Retry};
 use crate::pool::{Key, Ticket};
@@ -58,14 +58,10 @@ impl Session {
             true => 2 * RESPONSE_HEAD,
             false => RESPONSE_HEAD,
         };
-        let windows = (
-            settings.initial_stream_window,
-            settings.initial_connection_window,
-        );
-        let most = settings.max_concurrent_streams;
-        let ((stream_window, connection_window), most) = match spelt {
-            true => (shared(windows), most.min(SHARED_STREAMS)),
-            false => (windows, most),
+        let (stream_window, connection_window) = windows(settings, spelt);
+        let most = match spelt {
+            true => settings.max_concurrent_streams.min(SHARED_STREAMS),
+            false => settings.max_concurrent_streams,
         };
         let config = Config {
             stream_window,

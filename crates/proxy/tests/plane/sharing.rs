@@ -11,7 +11,7 @@ use ripstop_testkit::http::Client;
 use ripstop_testkit::upstream::{Request, Step, Upstream, response};
 
 use crate::http2::{MESH_CHAIN, MESH_CLUSTER};
-use crate::kit::{Mesh, TO_A, bootstrap, reaches, start_as, stat};
+use crate::kit::{H2, H2Server, Mesh, Reply, TO_A, bootstrap, reaches, start, start_as, stat};
 
 const SHARED: &str = "ripstop-h2, istio-http/1.1";
 const SEPARATE: &str = "istio-http/1.1";
@@ -371,4 +371,37 @@ fn who_stalls_holds_up_nobody() {
     );
     assert_eq!(pair.connections(), 1);
     drop((readers, writers));
+}
+
+/// The same where it is HTTP/2 because the upstream speaks it: the windows are Envoy's, but for a stream's where none is set.
+#[test]
+fn who_stalls_over_http2_holds_up_nobody() {
+    let large = vec![b'x'; 20 << 20];
+    let up = H2Server::start(move |request, _| match request.uri().path() {
+        "/large" => Reply::bytes(large.clone()),
+        _ => Reply::text("fine"),
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], H2)]), 1);
+    let address = running.address("l").unwrap();
+    let mut steady = Client::connect(address);
+    assert_eq!(steady.get("a", "/").text(), "fine");
+    let stalled: Vec<Client> = (0..8)
+        .map(|_| {
+            let mut reader = Client::connect(address);
+            reader.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+            reader
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(steady.get("a", "/").text(), "fine");
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(up.connections(), 1);
+    drop(stalled);
 }
