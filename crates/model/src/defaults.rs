@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::snapshot::Fraction;
 use crate::snapshot::cluster::{
     Breakers, FailurePercentage, FloodLimits, Http2, RetryBudget, SuccessRate, Thresholds,
+    ZoneAware,
 };
 use crate::snapshot::http::{EscapedSlashes, Http1Options};
 use crate::snapshot::http::{HttpLimits, HttpTimeouts, PathOptions, ServerHeader};
@@ -57,6 +58,12 @@ pub mod envoy {
     pub const PREVIOUS_PRIORITIES: u32 = 2;
     /// `CommonLbConfig.healthy_panic_threshold`.
     pub const PANIC_THRESHOLD: Fraction = Fraction::millionths(500_000);
+    /// `CommonLbConfig.zone_aware_lb_config`.
+    pub const ZONE_AWARE: ZoneAware = ZoneAware {
+        enabled: Fraction::ALWAYS,
+        min_members: 6,
+        fail_on_panic: false,
+    };
     /// `LeastRequestLbConfig.choice_count`.
     pub const LEAST_REQUEST_CHOICES: u32 = 2;
     pub const RING_HASH_MIN: u64 = 1024;

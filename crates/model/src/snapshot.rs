@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 pub use authz::{Action, AuthzFilter, Policy, Rule};
 pub use cluster::Cluster;
-pub use endpoint::{Endpoint, Endpoints};
+pub use endpoint::{Endpoint, Endpoints, Locality};
 pub use http::{HttpFilter, HttpProxy};
 pub use listener::{FilterChain, Listener};
 pub use route::{Route, RouteConfig, VirtualHost};
@@ -43,6 +43,15 @@ pub struct Snapshot {
     pub hosts: BTreeMap<Name, Arc<HostRecord>>,
     /// ripstop's own: the address ranges that belong to the mesh.
     pub ranges: Arc<[ipnet::IpNet]>,
+    /// Where this proxy stands, for zone aware routing.
+    pub local: Option<Local>,
+}
+
+/// The cluster that a proxy is a member of (`cluster_manager.local_cluster_name`), and its locality.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Local {
+    pub cluster: Name,
+    pub locality: Locality,
 }
 
 /// The user's resource behind a compiled one; the "deciding resource" of logs and `x-ripstop-reason`.

@@ -14,6 +14,7 @@ mod random;
 mod ring_hash;
 mod round_robin;
 mod subset;
+pub mod zone;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -22,13 +23,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ripstop_model::snapshot::Fraction;
-use ripstop_model::snapshot::cluster::{LbPolicy, SlowStart};
+use ripstop_model::snapshot::cluster::{LbPolicy, SlowStart, ZoneAware};
 use ripstop_model::snapshot::endpoint::{Endpoint, Endpoints, Health, Locality, Target};
 use ripstop_model::subset::{Criteria, Subsets};
 
 use edf::Schedule;
 use priority::Count;
 use subset::Parts;
+use zone::Zones;
 
 /// A source of uniformly random numbers.
 pub type Draw<'a> = &'a mut dyn FnMut() -> u64;
@@ -418,6 +420,9 @@ pub struct Balance {
     /// Requests are spread over localities by their weights, and then within one.
     by_locality: bool,
     slow: Option<SlowStart>,
+    zones: Option<Nearby>,
+    /// Where all members would serve in a panic, nobody does.
+    fails_in_panic: bool,
     /// In place of all that follows: each subset balances by itself.
     subsets: Option<Box<Parts>>,
     roster: Arc<Roster>,
@@ -427,6 +432,14 @@ pub struct Balance {
     counts: Vec<Count>,
     /// Those that are well, by priority; then those that are degraded, as far as they are needed.
     tiers: Vec<Tier>,
+}
+
+/// What zone aware routing goes by.
+struct Nearby {
+    zones: Arc<Zones>,
+    rule: ZoneAware,
+    /// The local cluster's members, and the changes of their health, that the tiers have taken in.
+    seen: (Arc<Roster>, u64),
 }
 
 struct Tier {
@@ -439,6 +452,8 @@ struct Tier {
     pools: Vec<Pool>,
     /// Which pool is next, where there are several.
     order: Option<Schedule>,
+    /// The same, where it is by zones: the pools are localities, and after them all of them as one.
+    zones: Option<(zone::Plan, Fraction)>,
 }
 
 /// Members among whom a balancer chooses: a locality's, or all of a priority.
@@ -455,6 +470,8 @@ impl Balance {
             panic,
             by_locality: false,
             slow: None,
+            zones: None,
+            fails_in_panic: false,
             subsets: None,
             roster: Arc::default(),
             seen: None,
@@ -475,10 +492,25 @@ impl Balance {
         self
     }
 
+    /// Keeps requests in this proxy's own locality (Envoy's `zone_aware_lb_config`); without `zones` they are not minded.
+    pub fn by_zones(mut self, zones: Option<Arc<Zones>>, rule: ZoneAware) -> Balance {
+        self.fails_in_panic = rule.fail_on_panic;
+        self.zones = zones.map(|zones| Nearby {
+            zones,
+            rule,
+            seen: (Arc::default(), 0),
+        });
+        self
+    }
+
     /// Serves each subset by a balancer of its own, without regard to localities (Envoy's `lb_subset_config`). Comes last.
     pub fn by_subsets(mut self, rules: Option<Arc<Subsets>>) -> Balance {
         let (policy, panic, slow) = (self.policy.clone(), self.panic, self.slow.clone());
-        let like = move || Balance::new(policy.clone(), panic).slowly(slow.clone());
+        let fails = self.fails_in_panic;
+        let like = move || Balance {
+            fails_in_panic: fails,
+            ..Balance::new(policy.clone(), panic).slowly(slow.clone())
+        };
         self.subsets = rules.map(|rules| Box::new(Parts::new(rules, Box::new(like))));
         self
     }
@@ -491,6 +523,11 @@ impl Balance {
         }
         if !Arc::ptr_eq(&self.roster, roster) {
             self.roster = roster.clone();
+            self.seen = None;
+        }
+        if let Some(nearby) = &mut self.zones
+            && nearby.has_changed()
+        {
             self.seen = None;
         }
         let changes = roster.changes.load(Ordering::Acquire);
@@ -607,7 +644,10 @@ impl Balance {
         let parts = || roster.tiers.iter().zip(&plan).enumerate();
         for (priority, (all, part)) in parts() {
             let panic = part.panic && part.share > 0;
-            let may = |member: &Member| panic || (member.is_usable() && !member.is_degraded());
+            let nobody = panic && self.fails_in_panic;
+            let may = |member: &Member| {
+                !nobody && (panic || (member.is_usable() && !member.is_degraded()))
+            };
             let tier = Tier {
                 panic,
                 ..Tier::new(priority, part.share, false)
@@ -633,6 +673,15 @@ impl Balance {
             true => locality::weights(all, &members, self.roster.overprovisioning),
             false => Vec::new(),
         };
+        if weights.is_empty()
+            && tier.priority == 0
+            && !tier.degraded
+            && !tier.panic
+            && self.add_by_zones(&mut tier, all, &members, ask)
+        {
+            self.tiers.push(tier);
+            return;
+        }
         let hashed = matches!(
             self.policy,
             LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }
@@ -661,6 +710,62 @@ impl Balance {
     }
 }
 
+impl Balance {
+    /// A pool for each locality, and one of all. False where localities are not minded.
+    fn add_by_zones(
+        &self,
+        tier: &mut Tier,
+        all: &[Arc<Member>],
+        members: &[Arc<Member>],
+        ask: &mut Ask<'_>,
+    ) -> bool {
+        let Some(nearby) = &self.zones else {
+            return false;
+        };
+        let own = &nearby.zones.local.locality;
+        let locals = nearby.seen.0.tiers.first().map_or(&[][..], Vec::as_slice);
+        let well = |member: &&Arc<Member>| member.is_usable() && !member.is_degraded();
+        let up: Vec<Arc<Member>> = locals.iter().filter(well).cloned().collect();
+        let groups = zone::groups(all, members, own);
+        let Some(plan) = zone::Plan::new(&nearby.rule, own, &groups, &up) else {
+            return false;
+        };
+        let usable = locals.iter().filter(|member| member.is_usable()).count();
+        let share = usable as u64 * 1_000_000 / locals.len().max(1) as u64;
+        if share < u64::from(self.panic.below.as_millionths()) {
+            // The proxies themselves are in a panic: what they see of the others says little.
+            return self.fails_in_panic;
+        }
+        let groups = groups.into_iter().map(|(_, members)| members);
+        for members in groups.chain([members.to_vec()]) {
+            let Some(mut balancer) = balancer(&self.policy, self.slow.as_ref()) else {
+                return false;
+            };
+            balancer.adopt(&members, ask.now, ask.draw);
+            tier.pools.push(Pool {
+                weight: 1.0,
+                members,
+                balancer,
+            });
+        }
+        tier.zones = Some((plan, nearby.rule.enabled));
+        true
+    }
+}
+
+impl Nearby {
+    /// Takes in what the local cluster is now.
+    fn has_changed(&mut self) -> bool {
+        let roster = self.zones.roster();
+        let changes = roster.changes.load(Ordering::Acquire);
+        let same = Arc::ptr_eq(&self.seen.0, &roster) && self.seen.1 == changes;
+        if !same {
+            self.seen = (roster, changes);
+        }
+        !same
+    }
+}
+
 impl Tier {
     fn new(priority: usize, share: u32, degraded: bool) -> Tier {
         Tier {
@@ -670,6 +775,7 @@ impl Tier {
             panic: false,
             pools: Vec::new(),
             order: None,
+            zones: None,
         }
     }
 
@@ -678,7 +784,11 @@ impl Tier {
         let weight = |index: usize| pools.get(index).map_or(0.0, |pool: &Pool| pool.weight);
         let next = match &mut self.order {
             Some(order) => order.next(weight)?,
-            None => 0,
+            None => match &self.zones {
+                None => 0,
+                Some((plan, enabled)) if enabled.holds((ask.draw)()) => plan.choose(ask.draw),
+                Some(_) => self.pools.len() - 1,
+            },
         };
         let pool = self.pools.get_mut(next)?;
         let index = pool.balancer.pick(&pool.members, ask)?;

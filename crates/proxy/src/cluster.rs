@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use ripstop_model::defaults::envoy;
 use ripstop_model::reason::Reason;
-use ripstop_model::snapshot::cluster::{self, Discovery, RetryBudget, Thresholds};
+use ripstop_model::snapshot::cluster::{self, Discovery, LbPolicy, RetryBudget, Thresholds};
 use ripstop_model::snapshot::endpoint::Target;
 use ripstop_model::snapshot::route::Priority;
 use ripstop_model::snapshot::{Endpoints, Name};
@@ -16,6 +16,7 @@ use ripstop_telemetry::Stats;
 use ripstop_telemetry::record::{Known, Service};
 use tokio::sync::{Notify, Semaphore, SetOnce};
 
+use crate::balance::zone::Zones;
 use crate::balance::{Balance, Bar, Panic, Roster};
 use crate::health::outlier::Detector;
 use crate::labels;
@@ -156,12 +157,22 @@ pub struct Cluster {
     first: SetOnce<()>,
     /// Its members have changed; one who follows them is told.
     replaced: Notify,
+    /// Where this proxy stands, if localities are minded.
+    zones: Option<Arc<Zones>>,
     /// `None`: nobody is ejected.
     pub detector: Option<Arc<Detector>>,
     /// The members that balancers choose among.
     roster: ArcSwap<Roster>,
     /// Counts changes of members.
     membership: AtomicU64,
+}
+
+/// Consistent hashing has a place for every member, wherever it is.
+fn minds_zones(config: &cluster::Cluster) -> bool {
+    !matches!(
+        config.lb,
+        LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }
+    )
 }
 
 impl Cluster {
@@ -172,6 +183,7 @@ impl Cluster {
         old: Option<&Arc<Cluster>>,
         stats: &Stats,
         secrets: &Secrets,
+        zones: Option<&Arc<Zones>>,
     ) -> Cluster {
         let endpoints = match &config.discovery {
             Discovery::Static(endpoints) => Some(endpoints.clone()),
@@ -213,6 +225,10 @@ impl Cluster {
             Some(same) => same.stats.clone(),
             None => stats::Cluster::new(stats, name),
         };
+        let roster = Arc::new(roster);
+        if let Some(zones) = zones.filter(|zones| zones.local.cluster == config.name) {
+            zones.follow(roster.clone());
+        }
         Cluster {
             stats,
             detector,
@@ -225,7 +241,8 @@ impl Cluster {
             high: Breaker::new(config.breakers.high.clone()),
             transports: Transports::new(&config.transport, secrets),
             endpoints: ArcSwap::from_pointee(endpoints),
-            roster: ArcSwap::from_pointee(roster),
+            roster: ArcSwap::new(roster),
+            zones: zones.filter(|_| minds_zones(&config)).cloned(),
             membership: AtomicU64::new(0),
             config,
         }
@@ -293,9 +310,12 @@ impl Cluster {
                 .as_ref()
                 .is_some_and(|outlier| outlier.keep_last),
         };
+        let rule = self.config.lb_common.zones.clone();
+        let rule = rule.unwrap_or(envoy::ZONE_AWARE);
         Balance::new(self.config.lb.clone(), panic)
             .by_locality(self.config.lb_common.locality_weighted)
             .slowly(self.config.lb_common.slow_start.clone())
+            .by_zones(self.zones.clone(), rule)
             .by_subsets(self.config.lb_common.subsets.clone())
     }
 
@@ -378,7 +398,13 @@ impl Cluster {
         if !same {
             let roster = Roster::new(&fresh, Some(&self.roster.load()), uptime());
             self.stats.membership_change.inc();
-            self.roster.store(Arc::new(roster));
+            let roster = Arc::new(roster);
+            if let Some(zones) = &self.zones
+                && zones.local.cluster == self.config.name
+            {
+                zones.follow(roster.clone());
+            }
+            self.roster.store(roster);
             self.endpoints.store(Arc::new(Some(fresh)));
             self.membership.fetch_add(1, Ordering::Release);
             self.replaced.notify_one();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use ripstop_model::snapshot::{Endpoints, Name, Snapshot};
 use ripstop_telemetry::{Registry, Stats};
 use tokio::sync::watch;
 
+use crate::balance::zone::Zones;
 use crate::cluster::Cluster;
 use crate::http::Proxy;
 use crate::listener::Sockets;
@@ -170,6 +171,8 @@ pub struct Live {
     pub logs: Logs,
     registry: Arc<Registry>,
     pub secrets: Secrets,
+    /// Where this proxy stands; known from the start or never.
+    zones: OnceLock<Arc<Zones>>,
     /// Held while a snapshot is applied, never on the data path.
     applying: Mutex<Adopted>,
 }
@@ -192,6 +195,7 @@ impl Live {
             logs: Logs::default(),
             registry,
             secrets,
+            zones: OnceLock::new(),
             applying: Mutex::new(adopted),
         }
     }
@@ -214,6 +218,10 @@ impl Live {
         let adopted = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.tables();
         let mut errors = Vec::new();
+        let zones = snapshot.local.as_ref().map(|local| {
+            self.zones
+                .get_or_init(|| Arc::new(Zones::new(local.clone())))
+        });
         let clusters: HashMap<Name, Arc<Cluster>> = snapshot
             .clusters
             .iter()
@@ -230,6 +238,7 @@ impl Live {
                         old.clusters.get(name),
                         self.registry.stats(),
                         &self.secrets,
+                        zones,
                     )),
                 };
                 cluster.follow(&snapshot.endpoints);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ripstop_control::compile::VIRTUAL_OUTBOUND;
-use ripstop_model::snapshot::{Cluster, Listener, Name, Snapshot};
+use ripstop_model::snapshot::{Cluster, Listener, Local, Name, Snapshot};
 use ripstop_proxy::discovery::follow::Consumer;
 use ripstop_proxy::{Options, Running, Shared, StartError};
 
@@ -16,12 +16,14 @@ pub(crate) struct Fixed {
     pub(crate) captures: Vec<(Name, SocketAddr)>,
     pub(crate) listeners: BTreeMap<Name, Arc<Listener>>,
     pub(crate) clusters: BTreeMap<Name, Arc<Cluster>>,
+    pub(crate) local: Option<Local>,
 }
 
 impl Fixed {
     /// What was discovered, with the fixed part, which wins.
     fn join(&self, discovered: &Snapshot) -> Snapshot {
         let mut joined = discovered.clone();
+        joined.local.clone_from(&self.local);
         if let Some(capturing) = joined.listeners.remove(VIRTUAL_OUTBOUND) {
             for (name, address) in &self.captures {
                 let listener = Listener {

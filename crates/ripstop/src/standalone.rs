@@ -63,6 +63,7 @@ async fn run(
             .iter()
             .map(|listener| (listener.name.clone(), listener.clone()))
             .collect(),
+        local: bootstrap.local.clone(),
         clusters: bootstrap
             .clusters
             .iter()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ripstop_model::snapshot::tls::Secret;
-use ripstop_model::snapshot::{Cluster, Listener, Name};
+use ripstop_model::snapshot::{Cluster, Listener, Local, Name};
 use ripstop_model::yaml::{self, Node as Tree, Span};
 
 use crate::decode::{
@@ -33,6 +33,8 @@ pub struct Bootstrap {
     pub lds: bool,
     /// Clusters come from ADS too.
     pub cds: bool,
+    /// `cluster_manager.local_cluster_name`, and the node's locality.
+    pub local: Option<Local>,
     /// Downstream connections that may be open at once: `overload_manager`'s `global_downstream_max_connections`.
     pub max_connections: Option<usize>,
 }
@@ -198,11 +200,19 @@ fn bootstrap(cx: &mut Decoding, m: wire::Bootstrap) -> Option<Bootstrap> {
         "static_resources.clusters",
         clusters.iter().map(|c| &c.name),
     );
-    cx.field("cluster_manager", |cx| {
+    let local = cx.field("cluster_manager", |cx| {
         let m = cluster_manager.unwrap_or_default();
-        fields!(cx, m => wire::ClusterManager {}
+        fields!(cx, m => wire::ClusterManager { local_cluster_name }
             ignore { upstream_bind_config, load_stats_config }
-            inert { local_cluster_name, outlier_detection, enable_deferred_cluster_creation });
+            inert { outlier_detection, enable_deferred_cluster_creation });
+        let is_known = clusters.iter().any(|c| *c.name == *local_cluster_name);
+        if !local_cluster_name.is_empty() && !is_known {
+            cx.invalid(
+                "local_cluster_name",
+                format!("`{local_cluster_name}` is not in static_resources.clusters"),
+            );
+        }
+        is_known.then(|| Name::from(local_cluster_name))
     });
     let admin = cx.field("admin", |cx| admin.and_then(|m| self::admin(cx, m)));
     let dynamic = dynamic_resources.unwrap_or_default();
@@ -229,6 +239,10 @@ fn bootstrap(cx: &mut Decoding, m: wire::Bootstrap) -> Option<Bootstrap> {
         cx.invalid("node.id", "is required with a control plane");
     }
     Some(Bootstrap {
+        local: local.map(|cluster| Local {
+            cluster,
+            locality: node.locality.clone(),
+        }),
         node,
         admin,
         listeners,

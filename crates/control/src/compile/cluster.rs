@@ -58,6 +58,7 @@ pub(super) fn outbound(
         lb_common: LbCommon {
             panic_threshold: outlier.map_or(table.panic_threshold, panic_threshold),
             locality_weighted: false,
+            zones: None,
             subsets: None,
             slow_start: None,
             close_on_host_set_change: false,
@@ -133,6 +134,7 @@ pub(super) fn base(view: &View<'_>, name: Name, protocol: Protocol) -> Cluster {
         lb_common: LbCommon {
             panic_threshold: table.panic_threshold,
             locality_weighted: false,
+            zones: None,
             subsets: None,
             slow_start: None,
             close_on_host_set_change: false,

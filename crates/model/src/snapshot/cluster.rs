@@ -106,9 +106,22 @@ pub struct LbCommon {
     /// Below this share of healthy members all are used; `NEVER` turns panic off.
     pub panic_threshold: Fraction,
     pub locality_weighted: bool,
+    /// `None`: as Envoy does it unasked, where the proxy knows its local cluster.
+    pub zones: Option<ZoneAware>,
     pub subsets: Option<Arc<Subsets>>,
     pub slow_start: Option<SlowStart>,
     pub close_on_host_set_change: bool,
+}
+
+/// Keeps traffic in the proxy's own locality, as far as that leaves all members with the same load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZoneAware {
+    /// The share of requests that it is for.
+    pub enabled: Fraction,
+    /// Where fewer members are well, localities are not minded.
+    pub min_members: u64,
+    /// Nobody serves where all members would in a panic.
+    pub fail_on_panic: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

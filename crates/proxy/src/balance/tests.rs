@@ -63,6 +63,14 @@ fn roster(groups: Vec<Group>, old: Option<&Roster>) -> Arc<Roster> {
     Arc::new(Roster::new(&endpoints, old, Duration::ZERO))
 }
 
+pub(super) fn member_in(locality: Locality) -> Arc<Member> {
+    let group = Group {
+        locality,
+        ..group(0, &[(1, 1, Health::Healthy)])
+    };
+    roster(vec![group], None).members().next().unwrap().clone()
+}
+
 fn even(count: u16) -> Arc<Roster> {
     let members: Vec<_> = (1..=count).map(|port| (port, 1, Health::Healthy)).collect();
     roster(vec![group(0, &members)], None)

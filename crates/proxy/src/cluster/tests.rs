@@ -17,6 +17,7 @@ fn cluster(kind: &str, close: bool) -> Arc<Cluster> {
         None,
         &Stats::default(),
         &Secrets::new(None),
+        None,
     ))
 }
 

@@ -75,6 +75,7 @@ fn cluster(name: &str) -> (Name, Resource) {
         lb_common: LbCommon {
             panic_threshold: Fraction::NEVER,
             locality_weighted: false,
+            zones: None,
             subsets: None,
             slow_start: None,
             close_on_host_set_change: false,

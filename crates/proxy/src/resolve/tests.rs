@@ -67,6 +67,7 @@ fn cluster(dns: Dns, old: Option<&Arc<Cluster>>) -> Arc<Cluster> {
         old,
         &Stats::default(),
         &crate::tls::Secrets::new(None),
+        None,
     ))
 }
 

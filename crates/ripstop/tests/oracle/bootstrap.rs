@@ -45,6 +45,9 @@ const MESSAGES: &[&str] = &[
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
 ];
 
+/// The cluster that both programs are members of.
+const LOCAL: &str = "zone-local";
+
 const PIPE: &str = "PIPE ";
 
 /// The names that follow `PIPE`.
@@ -206,9 +209,15 @@ pub(crate) fn join(cases: &[&Case], admin: SocketAddr) -> String {
             clusters.push(cluster.clone());
         }
     }
+    // The one that the case `zones` has: where it is not played, localities are not minded.
+    let local = match names.contains(LOCAL) {
+        true => json!({"local_cluster_name": LOCAL}),
+        false => json!({}),
+    };
     let joined = json!({
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin.port()}}},
-        "node": {"id": "oracle", "cluster": "oracle"},
+        "node": {"id": "oracle", "cluster": "oracle", "locality": {"zone": "here"}},
+        "cluster_manager": local,
         "static_resources": {"listeners": listeners, "clusters": clusters, "secrets": secrets},
     });
     serde_json::to_string(&joined).expect("JSON of JSON")

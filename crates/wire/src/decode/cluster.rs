@@ -8,7 +8,7 @@ use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::Name;
 use ripstop_model::snapshot::cluster::{
     Breakers, Cluster, Discovery, Dns, DnsFamily, LbCommon, LbPolicy, RetryBudget, ServiceRef,
-    SlowStart, TcpKeepalive, Thresholds, Transport, TransportMatch,
+    SlowStart, TcpKeepalive, Thresholds, Transport, TransportMatch, ZoneAware,
 };
 use ripstop_model::snapshot::endpoint::Endpoints;
 
@@ -505,10 +505,13 @@ fn lb_common(
     common: Option<cluster::cluster::CommonLbConfig>,
     slow_start: Option<SlowStart>,
 ) -> LbCommon {
-    use cluster::cluster::common_lb_config::LocalityConfigSpecifier as Locality;
+    use cluster::cluster::common_lb_config::{
+        LocalityConfigSpecifier as Locality, ZoneAwareLbConfig,
+    };
     let mut lb = LbCommon {
         panic_threshold: envoy::PANIC_THRESHOLD,
         locality_weighted: false,
+        zones: None,
         subsets: None,
         slow_start,
         close_on_host_set_change: false,
@@ -525,7 +528,17 @@ fn lb_common(
         lb.close_on_host_set_change = close_connections_on_host_set_change;
         match locality_config_specifier {
             Some(Locality::LocalityWeightedLbConfig(_)) => lb.locality_weighted = true,
-            Some(Locality::ZoneAwareLbConfig(_)) => cx.ignore("zone_aware_lb_config", true),
+            Some(Locality::ZoneAwareLbConfig(m)) => {
+                fields!(cx, m => ZoneAwareLbConfig {
+                    routing_enabled, min_cluster_size, fail_traffic_on_panic,
+                });
+                lb.zones = Some(ZoneAware {
+                    enabled: percent(routing_enabled, envoy::ZONE_AWARE.enabled),
+                    min_members: min_cluster_size
+                        .map_or(envoy::ZONE_AWARE.min_members, |v| v.value),
+                    fail_on_panic: fail_traffic_on_panic,
+                });
+            }
             None => {}
         }
     });

@@ -231,13 +231,26 @@ fn slow_start(s: &SlowStart) -> cluster::cluster::SlowStartConfig {
 
 fn lb_common(m: &mut cluster::Cluster, lb: &LbCommon) {
     use cluster::cluster::CommonLbConfig;
-    use cluster::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
+    use cluster::cluster::common_lb_config::{
+        LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+    };
     m.common_lb_config = Some(CommonLbConfig {
         healthy_panic_threshold: percent(lb.panic_threshold),
         close_connections_on_host_set_change: lb.close_on_host_set_change,
-        locality_config_specifier: lb.locality_weighted.then(|| {
-            LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default())
-        }),
+        locality_config_specifier: match (lb.locality_weighted, &lb.zones) {
+            (true, _) => Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
+                LocalityWeightedLbConfig::default(),
+            )),
+            (false, zones) => zones.as_ref().map(|zones| {
+                LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
+                    routing_enabled: percent(zones.enabled),
+                    min_cluster_size: Some(google::UInt64Value {
+                        value: zones.min_members,
+                    }),
+                    fail_traffic_on_panic: zones.fail_on_panic,
+                })
+            }),
+        },
         ..Default::default()
     });
 }

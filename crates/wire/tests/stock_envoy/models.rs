@@ -100,6 +100,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
         lb_common: LbCommon {
             panic_threshold: Fraction::NEVER,
             locality_weighted: false,
+            zones: None,
             subsets: None,
             slow_start: None,
             close_on_host_set_change: false,
@@ -265,6 +266,7 @@ pub(super) fn clusters() -> Vec<Cluster> {
                     min_percent: 10.0,
                 }),
                 locality_weighted: true,
+                zones: None,
                 subsets: None,
                 ..cluster("x", eds("x")).lb_common
             },

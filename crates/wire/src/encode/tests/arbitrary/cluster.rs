@@ -186,13 +186,21 @@ impl Entropy {
             LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. } | LbPolicy::PeakEwma { .. }
         );
         let authority = self.optional(Self::flag);
+        let weighted = self.flag();
         Cluster {
             name: self.name(),
             alt_stat_name: self.optional(Self::text),
             discovery,
             lb_common: LbCommon {
+                zones: self
+                    .optional(|e| ZoneAware {
+                        enabled: e.fraction(),
+                        min_members: e.byte().into(),
+                        fail_on_panic: e.flag(),
+                    })
+                    .filter(|_| !weighted),
                 panic_threshold: self.fraction(),
-                locality_weighted: self.flag(),
+                locality_weighted: weighted,
                 subsets: self
                     .optional(|e| Arc::new(e.subsets()))
                     .filter(|subsets| !subsets.selectors.is_empty()),
