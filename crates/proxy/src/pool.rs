@@ -219,6 +219,9 @@ fn key_of(transport: Transport<'_>, member: &Member, authority: &str, carries: C
     }
 }
 
+/// How often a request waits for a connection that takes no more streams, or is full, once it is its turn.
+const ROUNDS: usize = 16;
+
 /// A connection that is being opened, and for whom.
 struct Place<'a> {
     connection: &'a Rc<Connection>,
@@ -235,24 +238,30 @@ impl Place<'_> {
         let breaker = self.cluster.breaker(self.priority);
         let _pending = breaker.pending().map_err(Error::terminal)?;
         let pools = &self.connection.worker.pools;
-        let session = loop {
+        for _ in 0..ROUNDS {
             let waiting = match pools.opening(self.cluster, &key) {
                 Some(waiting) => waiting,
                 None => self.start(&key, Carries::Http2),
             };
             let session = waiting.session().await?;
             if let Some(lease) = Lease::of(&session) {
-                break lease;
+                return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
             }
-        };
-        Ok(Leg::Http2(Box::new(http2::client::Http2::new(session))))
+        }
+        Err(Error::new(
+            Reason::UpstreamRefusedStream,
+            Retry::Unprocessed,
+        ))
     }
 
     /// The same where HTTP/1 has been sharing connections to this peer: the next one is opened once, not by each request
     /// that finds the last one gone. `None`: the peer shares no more.
     async fn shared(&self, key: &Key) -> Result<Option<Lease>, Error> {
         let pools = &self.connection.worker.pools;
-        while pools.has_shared(self.cluster, key) {
+        for _ in 0..ROUNDS {
+            if !pools.has_shared(self.cluster, key) {
+                return Ok(None);
+            }
             if let Some(session) = pools.session(self.cluster, key, Instant::now())
                 && let Some(lease) = Lease::of(&session)
             {

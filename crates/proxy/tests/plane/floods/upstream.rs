@@ -154,3 +154,21 @@ fn endless_response_heads_are_502() {
     assert!(matches!(answer.status, 502 | 504), "{}", answer.status);
     assert!(begun.elapsed() < wait::GENEROUS);
 }
+
+/// A server that says goodbye to each connection before it has taken a request: asked a few times, not until the request's
+/// time is over.
+#[test]
+fn an_upstream_that_takes_no_stream_is_given_up() {
+    let up = Upstream::tcp(|conversation| {
+        conversation.write_all(&settings(&[]))?;
+        conversation.write_all(&frame(kind::GOAWAY, 0, 0, &[0; 8]))?;
+        conversation.play(&Step::Wait(Duration::from_secs(2)))?;
+        Ok(())
+    });
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], H2)]), 1);
+    let answer = client(&running).get("a", "/");
+    assert_eq!(answer.status, 503);
+    let reason = answer.header("x-ripstop-reason");
+    assert_eq!(reason, Some("upstream_refused_stream"));
+    assert!(up.connections() <= 50, "{}", up.connections());
+}
