@@ -28,7 +28,7 @@ static_resources:
   clusters:
   - name: up
     connect_timeout: soon
-    lb_subset_config: {}
+    preconnect_policy: {per_upstream_preconnect_ratio: 2}
     no_such_field: 1
   - name: up
     lb_policy: NONE_SUCH
@@ -44,7 +44,7 @@ static_resources:
     let said = String::from_utf8_lossy(&output.stderr);
     for (place, about) in [
         ("bootstrap.yaml:5:", "connect_timeout"),
-        ("bootstrap.yaml:6:", "lb_subset_config"),
+        ("bootstrap.yaml:6:", "preconnect_policy"),
         ("bootstrap.yaml:7:", "no_such_field"),
         ("bootstrap.yaml:9:", "lb_policy"),
         ("bootstrap.yaml:11:", "port_value"),
