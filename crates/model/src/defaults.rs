@@ -128,6 +128,7 @@ pub mod envoy {
         initial_connection_window: 24 << 20,
         keepalive: None,
         // Envoy's, but for the rate of resets: it counts answered streams too, and allows 33 each second.
+        allow_connect: false,
         floods: FloodLimits {
             control_frames: 1000,
             empty_frames: 1,

@@ -15,6 +15,7 @@ pub mod server;
 mod session;
 mod spelling;
 mod streams;
+mod websocket;
 
 use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::cluster::Http2;

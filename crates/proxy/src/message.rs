@@ -310,6 +310,10 @@ impl RequestHead {
             self.form = TargetForm::Authority;
             return;
         }
+        // Told from a header of that name by what `admit_h2` finds beside it.
+        if let Some(protocol) = head.protocol() {
+            self.headers.append(Known::Upgrade, protocol);
+        }
         if head.path() == b"*" {
             self.form = TargetForm::Asterisk;
         }

@@ -264,6 +264,8 @@ pub struct Http2 {
     pub initial_connection_window: u32,
     pub keepalive: Option<Http2Keepalive>,
     pub floods: FloodLimits,
+    /// A server offers extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
 }
 
 /// How much of what carries nothing a peer may send before its connection ends. What is earned comes back with real

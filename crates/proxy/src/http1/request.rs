@@ -88,10 +88,19 @@ pub fn admit_h2(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<Ad
 fn admit_h2_inner(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<Admitted, Problem> {
     const FORBIDDEN: u64 = Known::HOP_BY_HOP & !Known::Te.bit();
     head.scheme = rules.scheme;
-    if head.headers.has_any(FORBIDDEN) || head.headers.all(Known::Te).any(|te| te != b"trailers") {
+    // Only extended CONNECT (RFC 8441) has a path, and the codec takes it only where it is offered.
+    let websocket = head.method == Method::Connect && head.form != TargetForm::Authority;
+    let forbidden = match websocket {
+        true => FORBIDDEN & !Known::Upgrade.bit(),
+        false => FORBIDDEN,
+    };
+    if head.headers.has_any(forbidden) || head.headers.all(Known::Te).any(|te| te != b"trailers") {
         return Err(Problem::ConnectionHeaderInHttp2);
     }
     let declared = framing::of_request(&head.headers, Version::Http11)?;
+    if websocket {
+        handshake(head, rules, ended)?;
+    }
     refuse_methods(head.method, rules.connect)?;
     // `:authority` and Host must agree where both are there (RFC 9113 section 8.3.1).
     let hosts = head.headers.all(Known::Host).count();
@@ -122,6 +131,8 @@ fn admit_h2_inner(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<
         return Err(Problem::TargetForm);
     }
     let framing = match (declared, ended) {
+        // What follows is not a body, but the connection.
+        _ if websocket => Framing::None,
         (Framing::Length(1..), true) => return Err(Problem::Length),
         (Framing::None, false) => Framing::Chunked,
         (_, true) => Framing::None,
@@ -130,9 +141,25 @@ fn admit_h2_inner(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<
     Ok(Admitted {
         framing,
         keep_alive: true,
-        upgrade: (head.method == Method::Connect).then_some(Upgrade::Connect),
+        upgrade: match websocket {
+            true => Some(Upgrade::WebSocket),
+            false => (head.method == Method::Connect).then_some(Upgrade::Connect),
+        },
         expect_continue: expectation(head)?,
     })
+}
+
+/// Extended CONNECT becomes the GET that opens a WebSocket on HTTP/1; no other protocol is known.
+fn handshake(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<(), Problem> {
+    let mut protocols = head.headers.all(Known::Upgrade);
+    match (protocols.next(), protocols.next()) {
+        (_, Some(_)) => return Err(Problem::ConnectionHeaderInHttp2),
+        (Some(b"websocket"), None) if rules.websocket && !ended => {}
+        _ => return Err(Problem::Connect),
+    }
+    drop(protocols);
+    head.set_method("GET");
+    Ok(())
 }
 
 fn refuse_methods(method: Method, connect: bool) -> Result<(), Problem> {

@@ -19,6 +19,7 @@ use super::refused::Refused;
 use super::rewound::{Rewound, Watch};
 use super::spelling;
 use super::streams::{Entered, Streams};
+use super::websocket;
 use super::{SEND_BUFFER, windows};
 use crate::connection::Connection;
 use crate::error::Error;
@@ -70,6 +71,7 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
         stream_window,
         connection_window,
         streams: config.http2.max_concurrent_streams,
+        extended_connect: config.http2.allow_connect,
         header_list: most,
         output: SEND_BUFFER,
         guards: guards(),
@@ -339,8 +341,8 @@ pub(super) async fn exchange(call: Call, timer: &mut Timer) {
     let rules = Rules {
         scheme: connection.scheme(),
         connect: proxy.may_upgrade(Upgrade::Connect),
-        // Extended CONNECT (RFC 8441) is not offered, so nothing can ask for it.
-        websocket: false,
+        // By extended CONNECT (RFC 8441), which is not taken where it is not offered.
+        websocket: proxy.may_upgrade(Upgrade::WebSocket),
     };
     let most = proxy.config.limits.max_request_headers as usize;
     let admitted = match head.headers.len() > most {
@@ -355,6 +357,13 @@ pub(super) async fn exchange(call: Call, timer: &mut Timer) {
         }),
         false => admitted,
     };
+    if let Ok(Admitted {
+        upgrade: Some(Upgrade::WebSocket),
+        ..
+    }) = &admitted
+    {
+        websocket::key(&mut head, || connection.worker.random());
+    }
     let mut down = Http2 {
         head,
         admitted: *admitted.as_ref().unwrap_or(&Admitted::default()),
@@ -623,7 +632,12 @@ impl Downstream for Http2 {
     }
 
     fn upgrade(&mut self, head: &ResponseHead) {
-        self.begin(head, Framing::UntilClose, false);
+        match self.admitted.upgrade {
+            Some(Upgrade::WebSocket) => {
+                self.begin(&websocket::answer(head), Framing::UntilClose, false);
+            }
+            _ => self.begin(head, Framing::UntilClose, false),
+        }
     }
 
     fn abort(&mut self) {

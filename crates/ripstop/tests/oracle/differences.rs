@@ -136,6 +136,10 @@ pub(crate) const BEHAVIOUR: &[(&str, &str)] = &[
         "a listener that takes whatever comes does not wait to learn what it is: the server may speak first",
     ),
     (
+        "websocket-key",
+        "an HTTP/1 server takes no WebSocket without a key (RFC 6455 section 4.2.1), and HTTP/2 has none (RFC 8441 section 5)",
+    ),
+    (
         "upgrade-line",
         "Connection to the upstream says what this connection needs, and not what the client said of its own",
     ),
@@ -164,6 +168,10 @@ pub(crate) fn normalised(headers: &Fields, ripstop: bool) -> Vec<String> {
                 Some(Rule::OnlyRipstop) if ripstop => None,
                 Some(Rule::Optional) => None,
                 _ if name == "set-cookie" => Some(format!("{name}: {}", generated(value))),
+                // Connection options have no case (RFC 9110 section 7.6.1).
+                _ if name == "connection" => {
+                    Some(format!("{name}: {}", value.to_ascii_lowercase()))
+                }
                 _ if name == "x-forwarded-for" => Some(format!("{name}: {}", client(value))),
                 _ => Some(format!("{name}: {value}")),
             }

@@ -208,9 +208,9 @@ fn http2_here(cx: &mut Decoding, m: core::Http2ProtocolOptions) -> Http2 {
         max_consecutive_inbound_frames_with_empty_payload,
         max_inbound_priority_frames_per_stream,
         max_inbound_window_update_frames_per_data_frame_sent,
-        stream_reset_burst, stream_reset_rate,
+        stream_reset_burst, stream_reset_rate, allow_connect,
     }
-    ignore { allow_connect, allow_metadata, custom_settings_parameters }
+    ignore { allow_metadata, custom_settings_parameters }
     inert {
         hpack_table_size, max_outbound_frames,
         stream_error_on_invalid_http_messaging, override_stream_error_on_invalid_http_message,
@@ -243,6 +243,7 @@ fn http2_here(cx: &mut Decoding, m: core::Http2ProtocolOptions) -> Http2 {
             envoy::HTTP2.initial_connection_window,
         ),
         keepalive,
+        allow_connect,
         floods: FloodLimits {
             control_frames: or(max_outbound_control_frames, floods.control_frames),
             empty_frames: or(

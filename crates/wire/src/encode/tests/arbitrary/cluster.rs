@@ -134,6 +134,7 @@ impl Entropy {
                 interval: e.duration(),
                 timeout: e.duration(),
             }),
+            allow_connect: self.flag(),
             floods: FloodLimits {
                 control_frames: self.u32(),
                 empty_frames: self.u32(),
