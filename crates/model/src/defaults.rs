@@ -182,6 +182,9 @@ pub struct Table {
     pub panic_threshold: Fraction,
     /// An ejection never takes the last usable endpoint, and all are used when all are bad (R20.1).
     pub keep_last: bool,
+    /// Where no outlier detection is asked for: failures of the connection, one after the other and without an answer
+    /// between them, that take an endpoint out for a while (R9.5).
+    pub quarantine: Option<u32>,
     /// Of a TCP connection through a sidecar: endpoints tried before giving up.
     pub tcp_connect_attempts: u32,
     /// Of protocol detection; `None` waits for the first byte for ever.
@@ -215,6 +218,13 @@ impl Table {
         }
     }
 }
+
+/// In which a latency that `PEAK_EWMA` remembers loses 63 % of its say (Linkerd's default).
+pub const EWMA_DECAY: Duration = Duration::from_secs(10);
+
+/// How long [`Table::quarantine`] keeps an endpoint out at first, and how often is looked; at most.
+pub const QUARANTINE: Duration = Duration::from_secs(5);
+pub const QUARANTINE_MOST: Duration = Duration::from_secs(30);
 
 /// `outlierDetection` and `retries` blocks that leave fields unset mean the same in both tables (istio/api, B2 and B1).
 pub mod istio {
@@ -275,6 +285,7 @@ pub static ISTIO: Table = Table {
     thresholds: UNLIMITED,
     panic_threshold: envoy::PANIC_THRESHOLD,
     keep_last: false,
+    quarantine: None,
     tcp_connect_attempts: 1,
     detection: None,
     handshake: Some(Duration::from_secs(15)),
@@ -320,6 +331,7 @@ pub static RIPSTOP: Table = Table {
     implicit_budget: Some(istio::RETRY_BUDGET),
     panic_threshold: Fraction::NEVER,
     keep_last: true,
+    quarantine: Some(3),
     tcp_connect_attempts: 3,
     detection: Some(Duration::from_secs(5)),
     handshake: Some(Duration::from_secs(10)),

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ripstop_model::reason::{Flag, Reason};
 use ripstop_model::request::RequestView;
@@ -16,7 +16,7 @@ use ripstop_model::subset::Criteria;
 use ripstop_model::{defaults, hash};
 use tokio::time::Instant;
 
-use crate::balance::{Member, Picked, Priorities, Wish};
+use crate::balance::{self, Member, Picked, Priorities, Wish};
 use crate::cause::Serving;
 use crate::cluster::{Cluster, FIRST_ANSWER, Permit};
 use crate::error::{Error, Retry};
@@ -31,7 +31,7 @@ use crate::peer;
 use crate::pool;
 use crate::relay::BACKLOG;
 use crate::reply::Reply;
-use crate::retry::{Attempts, Decision};
+use crate::retry::{self, Attempts, Decision};
 use crate::route::{self, Limits, Told};
 use crate::upstream::Leg;
 use crate::worker::Timer;
@@ -64,6 +64,8 @@ pub struct Plan<'v> {
     destination: Option<SocketAddr>,
     /// The member of the running attempt.
     picked: Option<Picked>,
+    /// How it went.
+    learnt: Option<balance::Outcome>,
     sent: Instant,
     /// The whole exchange ends here, whatever moves.
     pub stream_deadline: Option<Instant>,
@@ -187,6 +189,7 @@ impl<'v> Plan<'v> {
                 .as_deref(),
             destination,
             picked: None,
+            learnt: None,
             sent: start,
             stream_deadline: limits.stream.map(|limit| start + limit),
             deadline: None,
@@ -267,7 +270,7 @@ impl<'v> Plan<'v> {
     }
 
     /// Counts how the attempt went, and tells those who judge the member.
-    fn account(&self, request: &Request<'_>, error: Option<&Error>, response: &ResponseHead) {
+    fn account(&mut self, request: &Request<'_>, error: Option<&Error>, response: &ResponseHead) {
         let Some(picked) = &self.picked else {
             if let Some(error) = error {
                 self.cluster.stats.failed(error.kind);
@@ -283,6 +286,18 @@ impl<'v> Plan<'v> {
         };
         let now = request.worker().shared.uptime();
         health::attempted(self.cluster, &picked.member, ended, now);
+        self.learnt = Some(balance::Outcome {
+            latency: self.sent.elapsed(),
+            failed: match ended {
+                Ok(status) => (502..=504).contains(&status),
+                Err(error) => health::is_members_fault(error.kind),
+            },
+            wait: match ended {
+                Ok(_) if self.cluster.minds_waits() => retry::wait(response, SystemTime::now()),
+                _ => Duration::ZERO,
+            },
+            now,
+        });
     }
 
     /// The attempt is over: the balancer learns how it went. `again`: the next one goes elsewhere.
@@ -295,8 +310,9 @@ impl<'v> Plan<'v> {
             if again && self.attempts.avoids_previous_hosts() {
                 self.tried.push(picked.member.clone());
             }
-            let latency = self.sent.elapsed();
-            request.worker().done(self.cluster, picked, latency);
+            if let Some(learnt) = self.learnt.take() {
+                request.worker().done(self.cluster, picked, &learnt);
+            }
         }
     }
 

@@ -152,8 +152,12 @@ impl Priorities {
 /// How a request ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
-    /// Until the response head.
+    /// Until the response head, or the failure.
     pub latency: Duration,
+    /// No response came, or a gateway's error (502 to 504).
+    pub failed: bool,
+    /// For so long it asked to be left alone (`retry-after`, `grpc-retry-pushback-ms`).
+    pub wait: Duration,
     pub now: Duration,
 }
 

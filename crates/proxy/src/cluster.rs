@@ -176,6 +176,11 @@ fn minds_zones(config: &cluster::Cluster) -> bool {
 }
 
 impl Cluster {
+    /// Its balancer heeds what members ask for in `retry-after`.
+    pub(crate) fn minds_waits(&self) -> bool {
+        matches!(self.config.lb, cluster::LbPolicy::PeakEwma { .. })
+    }
+
     /// `old`: the cluster of that name that ran before with another configuration. What is known of its members' health
     /// and load stays true.
     pub fn new(

@@ -1,8 +1,8 @@
 //! Seconds since 1970 in → the date format of HTTP (RFC 9110 section 5.6.7) out.
 
-use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 const HTTP: StaticFormatDescription = format_description!(
     "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
@@ -17,9 +17,24 @@ pub fn http_date(seconds: u64) -> String {
         .unwrap_or_default()
 }
 
+/// The form that `http_date` writes, and no other; `None` for what it never writes.
+pub fn seconds(date: &str) -> Option<u64> {
+    let at = PrimitiveDateTime::parse(date, &HTTP).ok()?;
+    u64::try_from(at.assume_utc().unix_timestamp()).ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::http_date;
+    use super::{http_date, seconds};
+
+    #[test]
+    fn what_is_written_is_read() {
+        for at in [0, 784_111_777, 951_782_400, 1_798_761_599] {
+            assert_eq!(seconds(&http_date(at)), Some(at));
+        }
+        assert_eq!(seconds("Sun, 31 Feb 2020 00:00:00 GMT"), None);
+        assert_eq!(seconds("tomorrow"), None);
+    }
 
     #[test]
     fn known_dates() {

@@ -57,7 +57,7 @@ pub fn attempted(cluster: &Cluster, member: &Member, ended: Result<u16, &Error>,
 }
 
 /// Of failures without a response: whether the member is to blame, and not the client, a limit or the mesh.
-fn is_members_fault(reason: Reason) -> bool {
+pub(crate) fn is_members_fault(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::ConnectFailure

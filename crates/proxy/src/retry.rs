@@ -1,18 +1,21 @@
 //! The outcome of an attempt in → accept it, or try again and when. No I/O, no clock: the caller waits and draws.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ripstop_model::reason::Reason;
 use ripstop_model::request::RequestView;
 use ripstop_model::snapshot::retry::{Backoff, RetryOn, RetryPolicy, RetryScope};
 
 use crate::balance::Picks;
+use crate::date;
 use crate::error::{Error, Retry};
 use crate::headers::Known;
 use crate::message::{RequestHead, ResponseHead};
 
 /// Retries that `x-envoy-retry-on` alone asks for (Envoy's `num_retries` default).
 const DEFAULT_RETRIES: u32 = 1;
+/// Whatever a response asks for.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const DEFAULT_BACKOFF: Backoff = ripstop_model::defaults::envoy::BACKOFF;
 
 /// What to do after an attempt.
@@ -211,7 +214,14 @@ impl<'p> Attempts<'p> {
             told,
             Some(Reason::ConnectFailure | Reason::ConnectTimeout | Reason::UpstreamRefusedStream)
         );
-        self.again(wanted, unprocessed, draw)
+        match self.again(wanted, unprocessed, draw) {
+            Decision::Retry { after, free } => match pushback(response) {
+                None => Decision::Retry { after, free },
+                Some(Pushback::After(after)) => Decision::Retry { after, free },
+                Some(Pushback::Never) => Decision::Accept,
+            },
+            decision => decision,
+        }
     }
 
     fn again(&mut self, wanted: bool, unprocessed: bool, draw: u64) -> Decision {
@@ -301,6 +311,44 @@ fn conditions_of(kind: Reason) -> RetryOn {
         | Reason::PerTryIdleTimeout => reset,
         _ => RetryOn::NONE,
     }
+}
+
+/// What a gRPC server says of a retry (gRFC A6, `grpc-retry-pushback-ms`).
+enum Pushback {
+    After(Duration),
+    /// Anything but a number of milliseconds.
+    Never,
+}
+
+fn pushback(response: &ResponseHead) -> Option<Pushback> {
+    let value = response.headers.first_named("grpc-retry-pushback-ms")?;
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    Some(match text.trim().parse() {
+        Ok(milliseconds) => Pushback::After(Duration::from_millis(milliseconds)),
+        Err(_) => Pushback::Never,
+    })
+}
+
+/// For how long the upstream asks to be left alone: gRPC's pushback, or `retry-after` of a 429 or 503 (RFC 9110 section
+/// 10.2.3, in seconds or as a date).
+pub fn wait(response: &ResponseHead, now: SystemTime) -> Duration {
+    if let Some(pushback) = pushback(response) {
+        return match pushback {
+            Pushback::After(wait) => wait.min(LONGEST_WAIT),
+            Pushback::Never => Duration::ZERO,
+        };
+    }
+    if !matches!(response.status, 429 | 503) {
+        return Duration::ZERO;
+    }
+    let Some(text) = response.headers.text(Known::RetryAfter) else {
+        return Duration::ZERO;
+    };
+    let seconds = text.parse().ok().or_else(|| {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(date::seconds(text)?.saturating_sub(now.as_secs()))
+    });
+    Duration::from_secs(seconds.unwrap_or_default()).min(LONGEST_WAIT)
 }
 
 /// Only a status in the headers counts (a response without body): one in trailers comes too late.
@@ -491,6 +539,46 @@ mod tests {
             let decision = attempts.on_response(&bad, told, true, 0);
             assert_eq!(retries(decision), want, "{method} {told:?}");
         }
+    }
+
+    #[test]
+    fn a_server_says_when_to_retry_or_not_to() {
+        let policy = policy("unavailable", 3, RetryScope::Explicit);
+        let decide = |pushback: &str| {
+            let mut bad = ResponseHead::build(200);
+            bad.headers.append_named("grpc-status", "14");
+            bad.headers.append_named("grpc-retry-pushback-ms", pushback);
+            let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
+            attempts.begin();
+            attempts.on_response(&bad, None, true, 0)
+        };
+        let after = Duration::from_millis(250);
+        let free = false;
+        assert_eq!(decide("250"), Decision::Retry { after, free });
+        assert_eq!(decide("-1"), Decision::Accept);
+        assert_eq!(decide("soon"), Decision::Accept);
+    }
+
+    #[test]
+    fn how_long_an_upstream_asks_to_be_left_alone() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let asked = |status, name: &str, value: &str| {
+            let mut response = ResponseHead::build(status);
+            response.headers.append_named(name, value);
+            wait(&response, now).as_millis()
+        };
+        assert_eq!(asked(503, "retry-after", "7"), 7000);
+        assert_eq!(asked(429, "retry-after", "7"), 7000);
+        let date = "Sun, 06 Nov 1994 08:49:47 GMT";
+        assert_eq!(asked(503, "retry-after", date), 10_000);
+        let past = "Sun, 06 Nov 1994 08:49:27 GMT";
+        assert_eq!(asked(503, "retry-after", past), 0);
+        assert_eq!(asked(503, "retry-after", "99999999"), 300_000);
+        assert_eq!(asked(503, "retry-after", "a while"), 0);
+        // A redirect's is not about load.
+        assert_eq!(asked(301, "retry-after", "7"), 0);
+        assert_eq!(asked(200, "grpc-retry-pushback-ms", "40"), 40);
+        assert_eq!(asked(200, "grpc-retry-pushback-ms", "-1"), 0);
     }
 
     #[test]

@@ -236,13 +236,9 @@ impl Worker {
     }
 
     /// What became of a request on a picked member.
-    pub fn done(&self, cluster: &Cluster, picked: Picked, latency: Duration) {
-        let outcome = balance::Outcome {
-            latency,
-            now: self.shared.uptime(),
-        };
+    pub fn done(&self, cluster: &Cluster, picked: Picked, outcome: &balance::Outcome) {
         if let Some(balance) = self.balances.borrow_mut().get_mut(&cluster.id) {
-            balance.done(picked, &outcome);
+            balance.done(picked, outcome);
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ripstop_model::defaults::{Table, envoy, istio};
+use ripstop_model::defaults::{self, Table, envoy, istio};
 use ripstop_model::intent::destination_rule::{
     ConnectionPool, H2UpgradePolicy, HttpPool, OutlierDetection, RetryBudget, SimpleLb, TlsMode,
 };
@@ -63,7 +63,10 @@ pub(super) fn outbound(
             slow_start: None,
             close_on_host_set_change: false,
         },
-        outlier: outlier.map(|outlier| detection(table, outlier)),
+        outlier: match outlier {
+            Some(outlier) => Some(detection(table, outlier)),
+            None => quarantine(table),
+        },
         transport: transport(view, &target, port, subset, &policy, &protocol),
         service: Some(Arc::new(ServiceRef {
             host: known.host.clone(),
@@ -318,6 +321,9 @@ fn balancer(policy: &Policy, through: bool) -> LbPolicy {
     match simple {
         Some(SimpleLb::Random) => LbPolicy::Random,
         Some(SimpleLb::RoundRobin) => LbPolicy::RoundRobin,
+        Some(SimpleLb::PeakEwma) => LbPolicy::PeakEwma {
+            decay: defaults::EWMA_DECAY,
+        },
         Some(
             SimpleLb::Unspecified
             | SimpleLb::LeastConn
@@ -371,6 +377,24 @@ fn detection(table: &Table, outlier: &OutlierDetection) -> Outlier {
         success_rate: None,
         failure_percentage: None,
     }
+}
+
+/// Nobody asked for outlier detection: what cannot be reached is spared all the same, answers are not judged.
+fn quarantine(table: &Table) -> Option<Outlier> {
+    Some(Outlier {
+        consecutive_5xx: None,
+        consecutive_gateway: None,
+        consecutive_local_origin: Some(table.quarantine?),
+        split_local_origin: true,
+        interval: defaults::QUARANTINE,
+        base_ejection: defaults::QUARANTINE,
+        max_ejection: defaults::QUARANTINE_MOST,
+        max_ejection_percent: 100,
+        keep_last: table.keep_last,
+        check_returns: true,
+        success_rate: None,
+        failure_percentage: None,
+    })
 }
 
 fn protocol(table: &Table, port: &Port, http: &HttpPool) -> Protocol {

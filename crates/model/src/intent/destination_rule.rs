@@ -81,6 +81,8 @@ token! {
         Passthrough = "PASSTHROUGH",
         RoundRobin = "ROUND_ROBIN",
         LeastRequest = "LEAST_REQUEST",
+        /// ripstop's own: the least of latency times requests under way.
+        PeakEwma = "PEAK_EWMA",
     }
 }
 

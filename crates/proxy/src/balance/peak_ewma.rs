@@ -11,6 +11,9 @@ use super::{Ask, Balancer, Draw, Load, Member, Outcome};
 /// What is assumed of a member that nothing is known of.
 const UNKNOWN: Duration = Duration::from_millis(10);
 
+/// What a failure counts as at least.
+const FAILED: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct PeakEwma {
     /// The time in which an old latency loses 63 % of its say.
@@ -55,7 +58,13 @@ impl Balancer for PeakEwma {
 
     fn done(&mut self, member: &Member, outcome: &Outcome) {
         let load = &member.load;
-        let sample = outcome.latency.as_nanos() as f64;
+        // Who asks to be left alone for a second is as good as one who takes a second, and to fail fast recommends nobody.
+        let failed = if outcome.failed {
+            FAILED
+        } else {
+            Duration::ZERO
+        };
+        let sample = outcome.latency.max(outcome.wait).max(failed).as_nanos() as f64;
         let old = load.ewma.load(Ordering::Relaxed) as f64;
         let left = self.left(load, outcome.now);
         let fresh = match sample > old {

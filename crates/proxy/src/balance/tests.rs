@@ -276,6 +276,55 @@ fn least_request_avoids_the_busy() {
     assert!(roster.members().all(|member| member.load.active() == 0));
 }
 
+/// Of two members, one answers well in 20 ms; how many of 1000 requests the other gets.
+fn beside_a_good_one(answer: impl Fn(Duration) -> Outcome) -> u32 {
+    let roster = even(2);
+    let decay = Duration::from_secs(10);
+    let mut balance = Balance::new(LbPolicy::PeakEwma { decay }, STRICT);
+    let mut dice = dice();
+    let mut count = 0;
+    for round in 0..1000 {
+        let now = Duration::from_secs(1) + Duration::from_millis(round);
+        let mut ask = Ask::new(Wish::default(), now, &mut dice);
+        let picked = balance.pick(&roster, &mut ask).unwrap();
+        let outcome = match port(&picked.member) {
+            1 => {
+                count += 1;
+                answer(now)
+            }
+            _ => good(Duration::from_millis(20), now),
+        };
+        balance.done(picked, &outcome);
+    }
+    count
+}
+
+fn good(latency: Duration, now: Duration) -> Outcome {
+    Outcome {
+        latency,
+        failed: false,
+        wait: Duration::ZERO,
+        now,
+    }
+}
+
+#[test]
+fn peak_ewma_leaves_alone_who_asks_for_it_and_is_not_won_by_fast_failures() {
+    let quick = Duration::from_millis(1);
+    // The better of the two, as long as it says nothing else.
+    assert!(beside_a_good_one(|now| good(quick, now)) > 700);
+    let overloaded = |now| Outcome {
+        wait: Duration::from_secs(5),
+        ..good(quick, now)
+    };
+    assert!(beside_a_good_one(overloaded) < 350);
+    let failing = |now| Outcome {
+        failed: true,
+        ..good(quick, now)
+    };
+    assert!(beside_a_good_one(failing) < 350);
+}
+
 #[test]
 fn peak_ewma_turns_from_the_slow_and_forgives() {
     let roster = even(2);
@@ -295,7 +344,13 @@ fn peak_ewma_turns_from_the_slow_and_forgives() {
             let is_slow = port(&picked.member) == 1;
             slow += u32::from(is_slow);
             let latency = Duration::from_millis(if is_slow { 100 } else { 5 });
-            balance.done(picked, &Outcome { latency, now });
+            let outcome = Outcome {
+                latency,
+                failed: false,
+                wait: Duration::ZERO,
+                now,
+            };
+            balance.done(picked, &outcome);
         }
         slow
     };
