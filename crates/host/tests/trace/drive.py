@@ -240,6 +240,7 @@ class Inbound:
             await self.reader.readexactly(2)
         self.serving = None
         self.over = b"connection: close" in head.lower()
+        return head
 
     def write(self, data):
         self.sent += len(data)
@@ -318,9 +319,9 @@ class Sidecar:
                     inbound.writer.close()
                     await inbound.open(port)
                     self.inbound[inbound.key] = inbound
-                await asyncio.wait_for(inbound.ask(id, pattern), 60)
+                answer = await asyncio.wait_for(inbound.ask(id, pattern), 60)
                 if pattern not in ("straggler",):
-                    assert self.seen[str(id)], "request %d made no call" % id
+                    assert self.seen[str(id)], "port %d, %s: request %d made no call: %r" % (port, pattern, id, answer)
 
         await asyncio.gather(*map(one, opened))
         await asyncio.sleep(0.03)
@@ -391,7 +392,10 @@ async def program(name, command, patterns, arguments, hooks, files, table):
                 why = "the kernel is not asked"
             line = "%-26s %-12s" % (name, pattern)
             for connections, requests in ((1, arguments.requests), (50, 12 * arguments.requests)):
-                cell = await sidecar.run(port, pattern, connections, requests)
+                try:
+                    cell = await sidecar.run(port, pattern, connections, requests)
+                except Exception as error:
+                    raise RuntimeError(name) from error
                 share = 100.0 * cell.attributed / cell.calls if cell.calls else 100.0
                 shown = "%5.1f %% of %4d" % (share, cell.calls) if cell.calls else "              -"
                 line += "  %s, %4d others, %3d wrong" % (shown, cell.late, cell.wrong)

@@ -218,8 +218,8 @@ pub(super) fn backend(folder: &Path, port: u16, http2: u16) -> String {
     let root = folder.display();
     let server = format!(
         "server {{ listen 127.0.0.1:{http2} http2 backlog=4096; http2_max_concurrent_streams 1024; location = / {{ return 200 'hello'; }}\n\
-         root {root}; location = {UNARY} {{ error_page 405 =200 /{MESSAGE}; }}\n\
-         location = /{MESSAGE} {{ default_type application/grpc; add_trailer grpc-status 0; }} }}\n\
+         root {root}; location = {UNARY} {{ error_page 404 405 =200 /{MESSAGE}; }}\n\
+         location = /{MESSAGE} {{ default_type application/grpc; add_trailer grpc-status 0 always; }} }}\n\
          server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; location = / {{ return 200 'hello'; }}\n\
          location = /16k {{ }} location = /chunked {{ alias {root}/16k; ssi on; ssi_types *; }} }}"
     );
