@@ -162,10 +162,14 @@ pub async fn acquire(
     }
     let breaker = cluster.breaker(priority);
     let _pending = breaker.pending().map_err(Error::terminal)?;
-    if carries == Carries::Shared
-        && let Some(lease) = place.shared(&key).await?
-    {
-        return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
+    if carries == Carries::Shared && worker.pools.may_share(cluster, &key) {
+        if let Some(lease) = place.shared(&key).await? {
+            return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
+        }
+        // The one by which that was found out is somebody's.
+        if let Some(idle) = worker.pools.take(cluster, &key, wanted.strict, now) {
+            return Ok(Leg::Http1(idle));
+        }
     }
     let ticket = match place.ticket(&key).await? {
         Turn::Given(given) => return Ok(Leg::Http1(given)),
@@ -254,12 +258,12 @@ impl Place<'_> {
         ))
     }
 
-    /// The same where HTTP/1 has been sharing connections to this peer: the next one is opened once, not by each request
-    /// that finds the last one gone. `None`: the peer shares no more.
+    /// The same where HTTP/1 may share connections to this peer: one is opened, not one by each request that comes meanwhile.
+    /// `None`: the peer does not share.
     async fn shared(&self, key: &Key) -> Result<Option<Lease>, Error> {
         let pools = &self.connection.worker.pools;
         for _ in 0..ROUNDS {
-            if !pools.has_shared(self.cluster, key) {
+            if !pools.may_share(self.cluster, key) {
                 return Ok(None);
             }
             if let Some(session) = pools.session(self.cluster, key, Instant::now())
@@ -272,7 +276,7 @@ impl Place<'_> {
                 None => self.start(key, Carries::Shared),
             };
             match waiting.session().await {
-                Err(error) if pools.has_shared(self.cluster, key) => return Err(error),
+                Err(error) if pools.may_share(self.cluster, key) => return Err(error),
                 // As many may have waited as the new one has room for, and more.
                 Ok(_) | Err(_) => {}
             }
@@ -314,7 +318,7 @@ impl Place<'_> {
             let (worker, cluster) = (&self.connection.worker, self.cluster);
             let fresh = Http1::new(worker.clone(), cluster.clone(), key.clone(), stream, ticket);
             worker.pools.put(Box::new(fresh));
-            worker.pools.forget_shared(cluster, key);
+            worker.pools.stays_alone(cluster, key);
             return Err(Error::new(Reason::UpstreamProtocol, Retry::Unprocessed));
         }
         Ok(self.speak(stream, ticket, carries))
@@ -512,13 +516,13 @@ impl Pools {
         self.with_sessions(cluster, |sessions| sessions.opening(key))
     }
 
-    /// Whether HTTP/2 was the last that was spoken there.
-    fn has_shared(&self, cluster: &Arc<Cluster>, key: &Key) -> bool {
-        self.with_sessions(cluster, |sessions| sessions.has_been(key))
+    /// See [`Sessions::may_share`].
+    fn may_share(&self, cluster: &Arc<Cluster>, key: &Key) -> bool {
+        self.with_sessions(cluster, |sessions| sessions.may_share(key))
     }
 
-    fn forget_shared(&self, cluster: &Arc<Cluster>, key: &Key) {
-        self.with_sessions(cluster, |sessions| sessions.forget(key));
+    fn stays_alone(&self, cluster: &Arc<Cluster>, key: &Key) {
+        self.with_sessions(cluster, |sessions| sessions.stays_alone(key));
     }
 
     fn begin(&self, cluster: &Arc<Cluster>, key: &Key) -> (Tell, Waiting) {

@@ -26,6 +26,8 @@ use crate::pool::{Key, Ticket};
 use crate::stream::Stream;
 use crate::worker::Worker;
 
+/// Peers of one cluster that are known not to share.
+const ALONE: usize = 1024;
 /// Response heads above this are refused (R15.2).
 const RESPONSE_HEAD: u32 = 64 * 1024;
 
@@ -231,8 +233,8 @@ pub(crate) type Tell = watch::Sender<Option<Opened>>;
 pub(crate) struct Sessions {
     open: HashMap<Key, Vec<Rc<Session>>>,
     opening: HashMap<Key, watch::Receiver<Option<Opened>>>,
-    /// Where the last sweep found none open any more; the next one forgets them.
-    emptied: HashSet<Key>,
+    /// Where HTTP/1 was chosen though more was offered; few, or forgotten.
+    alone: HashSet<Key>,
 }
 
 impl Sessions {
@@ -248,21 +250,27 @@ impl Sessions {
         sessions.iter().find(|session| session.has_room()).cloned()
     }
 
-    /// Whether there is a connection, or has been lately.
-    pub(crate) fn has_been(&self, key: &Key) -> bool {
-        self.open.contains_key(key)
+    /// Whether HTTP/1 may share a connection there, as far as is known.
+    pub(crate) fn may_share(&self, key: &Key) -> bool {
+        !self.alone.contains(key)
     }
 
-    pub(crate) fn forget(&mut self, key: &Key) {
-        self.open.remove(key);
+    /// It may not.
+    pub(crate) fn stays_alone(&mut self, key: &Key) {
+        if self.alone.len() >= ALONE {
+            self.alone.clear();
+        }
+        self.alone.insert(key.clone());
     }
 
     /// Those that do not stay take no further streams.
     pub(crate) fn retain(&mut self, stays: impl Fn(&Key) -> bool) {
         self.open.retain(|key, _| stays(key));
+        self.alone.retain(stays);
     }
 
     pub(crate) fn insert(&mut self, key: Key, session: Rc<Session>) {
+        self.alone.remove(&key);
         self.open.entry(key).or_default().push(session);
     }
 
@@ -297,16 +305,11 @@ impl Sessions {
     }
 
     pub(crate) fn sweep(&mut self, cluster: &Cluster, now: Instant) {
-        let emptied = std::mem::take(&mut self.emptied);
-        self.open.retain(|key, sessions| {
+        self.open.retain(|_, sessions| {
             sessions.retain(|session| {
                 !session.is_retired(cluster, now) && !session.is_stale(cluster, now)
             });
-            let stays = !sessions.is_empty() || !emptied.contains(key);
-            if sessions.is_empty() && stays {
-                self.emptied.insert(key.clone());
-            }
-            stays
+            !sessions.is_empty()
         });
     }
 

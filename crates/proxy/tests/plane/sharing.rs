@@ -164,6 +164,30 @@ fn requests_share_a_connection_until_told_otherwise() {
     assert!(limited.connections() > 1, "{}", limited.connections());
 }
 
+/// Nobody knows yet whether the other side shares; it is asked once.
+#[test]
+fn the_first_requests_open_one_connection() {
+    const FIRST: usize = 80;
+    let up = Upstream::always(200, "fine");
+    for (accepted, most) in [(SHARED, 2), (SEPARATE, FIRST as i64 + 1)] {
+        let pair = Pair::start(&up, accepted, "");
+        let address = pair.address();
+        let together = std::sync::Barrier::new(FIRST);
+        std::thread::scope(|scope| {
+            for _ in 0..FIRST {
+                scope.spawn(|| {
+                    let mut client = Client::connect(address);
+                    together.wait();
+                    assert_eq!(client.get("a", "/").text(), "fine");
+                    assert_eq!(client.get("a", "/").text(), "fine");
+                });
+            }
+        });
+        let connections = pair.connections();
+        assert!((1..=most).contains(&connections), "{connections}");
+    }
+}
+
 #[test]
 fn a_websocket_has_a_connection_of_its_own() {
     let up = Upstream::tcp(|conversation| {
