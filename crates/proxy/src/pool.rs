@@ -204,7 +204,9 @@ fn carries(
     match &cluster.config.protocol {
         Protocol::Http1(_) => http1,
         Protocol::Http2(_) => Carries::Http2,
-        Protocol::Downstream { .. } if wanted.head.version == Version::Http2 => Carries::Http2,
+        Protocol::Downstream { .. } if wanted.head.version == Version::Http2 && !upgrades => {
+            Carries::Http2
+        }
         Protocol::Alpn { .. } if matches!(transport, Transport::Tls(_)) && !upgrades => {
             Carries::Http
         }

@@ -15,7 +15,7 @@ use crate::error::{Error, Retry};
 use crate::exchange::{Body, Part, Upstream};
 use crate::headers::Known;
 use crate::http1::{Accepted, Framing, Upgrade};
-use crate::message::{Method, RequestHead, ResponseHead};
+use crate::message::{Method, RequestHead, ResponseHead, Version};
 
 /// One attempt on a stream of its own. Dropped before its end, the stream is cancelled.
 pub struct Http2 {
@@ -116,7 +116,12 @@ impl Body for Http2 {
 }
 
 impl Upstream for Http2 {
-    fn send(&mut self, head: &RequestHead, framing: Framing, _upgrade: Option<Upgrade>) {
+    fn send(&mut self, head: &RequestHead, framing: Framing, upgrade: Option<Upgrade>) {
+        // Over HTTP/1 it may be left out (RFC 9110 section 7.8); here a 200 would be taken for a tunnel.
+        if upgrade == Some(Upgrade::WebSocket) && head.version == Version::Http2 {
+            self.failed = Some(Error::terminal(Reason::UpgradeNotAllowed));
+            return;
+        }
         self.method = head.method();
         let ended = framing == Framing::None;
         let length = match framing {

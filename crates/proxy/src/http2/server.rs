@@ -628,7 +628,13 @@ impl Downstream for Http2 {
 
     fn respond(&mut self, head: &ResponseHead, framing: Framing) {
         let bodiless = self.head.method() == Method::Head || matches!(head.status, 204 | 304);
-        self.begin(head, framing, bodiless || framing == Framing::None);
+        let ended = bodiless || framing == Framing::None;
+        match self.admitted.upgrade {
+            Some(Upgrade::WebSocket) if (200..300).contains(&head.status) => {
+                self.begin(&websocket::unanswered(head), framing, ended);
+            }
+            _ => self.begin(head, framing, ended),
+        }
     }
 
     fn upgrade(&mut self, head: &ResponseHead) {

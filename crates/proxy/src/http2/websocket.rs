@@ -28,6 +28,13 @@ pub(super) fn answer(head: &ResponseHead) -> ResponseHead {
     answer
 }
 
+/// What an HTTP/1 server says that let the handshake pass: on HTTP/2 a 2xx would open the WebSocket (RFC 8441 section 4).
+pub(super) fn unanswered(head: &ResponseHead) -> ResponseHead {
+    let mut answer = head.clone();
+    answer.status = 502;
+    answer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

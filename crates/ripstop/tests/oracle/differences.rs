@@ -136,6 +136,10 @@ pub(crate) const BEHAVIOUR: &[(&str, &str)] = &[
         "a listener that takes whatever comes does not wait to learn what it is: the server may speak first",
     ),
     (
+        "websocket-answer",
+        "a server that answers 200 has opened no WebSocket; on HTTP/2 that answer would (RFC 8441 section 4)",
+    ),
+    (
         "websocket-key",
         "an HTTP/1 server takes no WebSocket without a key (RFC 6455 section 4.2.1), and HTTP/2 has none (RFC 8441 section 5)",
     ),
