@@ -344,6 +344,11 @@ impl Connection {
         self.incoming.is_begun()
     }
 
+    /// The peer takes CONNECT with `:protocol` (RFC 8441).
+    pub fn takes_extended_connect(&self) -> bool {
+        self.peer.extended_connect
+    }
+
     fn is_server(&self) -> bool {
         self.role == Role::Server
     }

@@ -24,7 +24,7 @@ use crate::exchange::{Body, Downstream, Part, Upstream};
 use crate::headers::{Headers, Known};
 use crate::health;
 use crate::http::Request;
-use crate::http1::{Accepted, Framing};
+use crate::http1::{Accepted, Framing, Upgrade};
 use crate::message::{RequestHead, ResponseHead};
 use crate::mirror::{self, Mirrors};
 use crate::peer;
@@ -479,6 +479,17 @@ async fn one<D: Downstream>(
         }
     };
     let mut up = opened?;
+    if admitted.upgrade == Some(Upgrade::WebSocket)
+        && let Leg::Http2(up) = &up
+    {
+        let known = up.begun();
+        match limit {
+            None => known.await,
+            Some(limit) => tokio::time::timeout_at(limit, known)
+                .await
+                .map_err(|_| timed_out(plan, per_try))?,
+        }
+    }
     request.upstream_local = up.local();
     plan.sent = Instant::now();
     plan.cluster.stats.rq_total.inc();

@@ -280,6 +280,16 @@ impl RequestHead {
         self.headers.write_fields(writer, RequestHead::EXCEPT);
     }
 
+    /// Writes the handshake of a WebSocket as extended CONNECT (RFC 8441 section 5).
+    pub(crate) fn write_handshake(&self, writer: &mut ripstop_h2::FieldWriter<'_>) {
+        writer.field(b":method", b"CONNECT");
+        writer.field(b":protocol", b"websocket");
+        writer.field(b":scheme", self.scheme.as_str().as_bytes());
+        writer.field(b":authority", self.authority_sent().as_bytes());
+        writer.field(b":path", uri_bytes(&self.path_and_query()).as_bytes());
+        self.headers.write_fields(writer, RequestHead::EXCEPT);
+    }
+
     /// The pseudo-header fields, which come first.
     pub(crate) fn write_pseudo(&self, writer: &mut ripstop_h2::FieldWriter<'_>, target: &str) {
         writer.field(b":method", self.method_str().as_bytes());

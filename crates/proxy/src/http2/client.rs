@@ -74,6 +74,31 @@ fn judge(broken: &Broken, answered: bool, reused: bool) -> (Reason, Retry) {
     }
 }
 
+impl Http2 {
+    /// Until it is known whether the server takes extended CONNECT.
+    pub(crate) async fn begun(&self) {
+        self.lease.begun().await;
+    }
+
+    /// Opens a WebSocket by extended CONNECT (RFC 8441).
+    fn shake(&mut self, head: &RequestHead) {
+        if !self.lease.takes_extended_connect() {
+            self.failed = Some(Error::terminal(Reason::UpgradeNotAllowed));
+            return;
+        }
+        self.method = Method::Connect;
+        let write = |writer: &mut FieldWriter<'_>| head.write_handshake(writer);
+        match self.lease.start(false, false, false, write) {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                self.out = Outflow::new(false);
+            }
+            // Nothing of it left the process.
+            Err(unopened) => self.failed = Some(self.broke(unopened.into())),
+        }
+    }
+}
+
 impl Body for Http2 {
     fn poll_receive(
         &mut self,
@@ -117,10 +142,9 @@ impl Body for Http2 {
 
 impl Upstream for Http2 {
     fn send(&mut self, head: &RequestHead, framing: Framing, upgrade: Option<Upgrade>) {
-        // Over HTTP/1 it may be left out (RFC 9110 section 7.8); here a 200 would be taken for a tunnel.
+        // A client on HTTP/1 reads from a 200 that the upgrade was left out (RFC 9110 section 7.8).
         if upgrade == Some(Upgrade::WebSocket) && head.version == Version::Http2 {
-            self.failed = Some(Error::terminal(Reason::UpgradeNotAllowed));
-            return;
+            return self.shake(head);
         }
         self.method = head.method();
         let ended = framing == Framing::None;

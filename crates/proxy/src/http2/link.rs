@@ -408,6 +408,10 @@ impl Link {
         self.inner.borrow().codec.is_begun()
     }
 
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.inner.borrow().codec.takes_extended_connect()
+    }
+
     /// Tells the client to open no more streams; those it has go on.
     pub(super) fn shut_down(&self) {
         let mut inner = self.inner.borrow_mut();

@@ -11,7 +11,7 @@ use std::task::Poll;
 use ripstop_h2::{Code, Config, FieldWriter, Role, Unopened};
 use ripstop_model::reason::Reason;
 use ripstop_model::snapshot::cluster::Http2;
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 use tokio::time::Instant;
 
 use super::guard::{Guard, Violation};
@@ -43,6 +43,8 @@ pub(crate) struct Session {
     idle_since: Cell<Instant>,
     /// Set by the task that drives the connection when it ends.
     closed: Rc<Cell<bool>>,
+    /// The server's settings have come, or never will.
+    begun: Rc<SetOnce<()>>,
     watch: Rc<Watch>,
 }
 
@@ -81,6 +83,8 @@ impl Session {
         let closed = Rc::new(Cell::new(false));
         let mut keepalive = settings.keepalive.map(|alive| Keepalive::new(alive, now));
         let (told, watched, driven) = (closed.clone(), watch.clone(), link.clone());
+        let begun = Rc::new(SetOnce::new());
+        let mut telling = Some(begun.clone());
         let stats = ticket.stats();
         tokio::task::spawn_local(async move {
             let ended = poll_fn(|cx| {
@@ -89,6 +93,10 @@ impl Session {
                 }
                 if let Poll::Ready(ended) = driven.poll(cx, &mut io) {
                     return Poll::Ready(ended.err());
+                }
+                if let Some(begun) = telling.take_if(|_| driven.is_begun()) {
+                    // Told once.
+                    let _ = begun.set(());
                 }
                 if let Some(violation) = watched.violation() {
                     if let Violation::Flood(flood) = violation {
@@ -108,6 +116,9 @@ impl Session {
             })
             .await;
             told.set(true);
+            if let Some(begun) = telling.take() {
+                let _ = begun.set(());
+            }
             if let Some(error) = ended {
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
             }
@@ -122,6 +133,7 @@ impl Session {
             opened: now,
             idle_since: Cell::new(now),
             closed,
+            begun,
             watch,
         })
     }
@@ -188,6 +200,15 @@ impl Lease {
     ) -> Result<link::Stream, Unopened> {
         let link = &self.session.link;
         link.request(ended, head_only, connect, write)
+    }
+
+    /// Waits until it is known what the server takes.
+    pub(super) async fn begun(&self) {
+        self.session.begun.wait().await;
+    }
+
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.session.link.takes_extended_connect()
     }
 
     /// See [`super::spelling`].
