@@ -20,7 +20,7 @@ use crate::headers::Known;
 use crate::http1::Upgrade;
 use crate::live::Tables;
 use crate::logs::{Filtered, Logs};
-use crate::message::{RequestHead, ResponseHead};
+use crate::message::{RequestHead, ResponseHead, Version};
 use crate::policy::{self, Stage};
 use crate::relay;
 use crate::reply::Reply;
@@ -198,6 +198,10 @@ async fn exchange<D: Downstream>(
             Outcome::Failed(error) => return Err(plan.reply(request, &error)),
         }
     };
+    if would_open_a_tunnel(down, response, accepted.tunnel) {
+        let error = Error::terminal(Reason::UpstreamProtocol);
+        return Err(plan.reply(request, &error));
+    }
     // The response: what routes and policies add to it, then its body, both ways at once.
     request.edit_response(down.request(), response, plan.started());
     request.responded = true;
@@ -211,6 +215,15 @@ async fn exchange<D: Downstream>(
     plan.release(request, false);
     up.finish();
     Ok(())
+}
+
+/// To a client of HTTP/2 any 2xx says that its WebSocket is open (RFC 8441 section 5), also one of a server that knows nothing
+/// of upgrades.
+fn would_open_a_tunnel<D: Downstream>(down: &D, response: &ResponseHead, tunnel: bool) -> bool {
+    !tunnel
+        && down.admitted().upgrade == Some(Upgrade::WebSocket)
+        && down.request().version == Version::Http2
+        && (200..300).contains(&response.status)
 }
 
 fn normalise<D: Downstream>(request: &Request<'_>, down: &mut D) -> Result<(), Box<Reply>> {

@@ -4,7 +4,7 @@
 use super::error::{Error, Problem};
 use super::framing::{self, Framing};
 use super::request::{Upgrade, options};
-use crate::headers::Known;
+use crate::headers::{Headers, Known};
 use crate::message::{Method, ResponseHead, Version};
 
 /// What the request was, as far as the response's meaning depends on it.
@@ -36,7 +36,8 @@ pub fn accept(head: &mut ResponseHead, asked: Asked) -> Result<Accepted, Error> 
 
 fn accept_inner(head: &mut ResponseHead, asked: Asked) -> Result<Accepted, Problem> {
     let tunnel = match (head.status, asked.upgrade) {
-        (101, Some(Upgrade::WebSocket)) => true,
+        // It says to what it switches (RFC 9110 section 15.2.2), and that is what was asked for.
+        (101, Some(Upgrade::WebSocket)) if is_websocket(&head.headers) => true,
         (101, _) => return Err(Problem::UpgradeUnasked),
         (200..300, Some(Upgrade::Connect)) => true,
         _ => false,
@@ -70,6 +71,12 @@ fn accept_inner(head: &mut ResponseHead, asked: Asked) -> Result<Accepted, Probl
         head.headers.remove(Known::ContentLength);
     }
     Ok(accepted)
+}
+
+fn is_websocket(headers: &Headers) -> bool {
+    let mut tokens = headers.all(Known::Upgrade);
+    let first = tokens.next();
+    first.is_some_and(|token| token.eq_ignore_ascii_case(b"websocket")) && tokens.next().is_none()
 }
 
 /// `timeout=5, max=100`.

@@ -75,7 +75,6 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
         header_list: most,
         output: SEND_BUFFER,
         guards: guards(),
-        ..Config::default()
     };
     let link = Link::new(connection.worker.clone(), Role::Server, settings, spelt);
     let mut driver = Driver {

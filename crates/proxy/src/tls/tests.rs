@@ -228,7 +228,10 @@ async fn a_silent_client_is_given_up() {
         .unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let accepted = tokio::time::timeout(PATIENCE, server.accept(stream)).await;
-    assert_eq!(accepted.unwrap().unwrap_err().kind, Reason::TlsHandshakeTimeout);
+    assert_eq!(
+        accepted.unwrap().unwrap_err().kind,
+        Reason::TlsHandshakeTimeout
+    );
 }
 
 #[tokio::test]

@@ -276,8 +276,9 @@ fn those_who_give_up_take_nobody_along() {
     reaches(&pair.server, "http.l.downstream_rq_active", 0);
     assert_eq!(stat(&pair.server, "http2.inbound_reset_flood"), Some(0));
     let connections = pair.connections();
+    // On a slow machine time alone may pay for them all.
     let told = stat(&pair.server, "http2.inbound_reset_goaway");
-    assert!((2..=40).contains(&connections), "{connections}, {told:?}");
+    assert!((1..=40).contains(&connections), "{connections}, {told:?}");
 }
 
 /// A handshake that the application refuses: what the client sends in the belief that it was taken is read as HTTP, by

@@ -5,6 +5,7 @@
 
 mod requests;
 mod responses;
+mod tunnels;
 
 use ripstop_testkit::upstream::Upstream;
 
