@@ -49,12 +49,15 @@ pub(super) struct Plan {
     spare: Vec<u64>,
 }
 
+/// A locality and those of its members that may be picked.
+type Group = (Arc<Locality>, Vec<Arc<Member>>);
+
 /// Members by locality, this proxy's own first.
-pub(super) type Groups = Vec<(Arc<Locality>, Vec<Arc<Member>>)>;
+pub(super) type Groups = Vec<Group>;
 
 /// `all`: every member of the priority; `may`: those that may be picked. Localities that have lost all theirs stay.
 pub(super) fn groups(all: &[Arc<Member>], may: &[Arc<Member>], own: &Locality) -> Groups {
-    let mut found: BTreeMap<(bool, &Locality), (Arc<Locality>, Vec<Arc<Member>>)> = BTreeMap::new();
+    let mut found: BTreeMap<(bool, &Locality), Group> = BTreeMap::new();
     let place = |member: &Arc<Member>| *member.locality != *own;
     for member in all {
         let key = (place(member), &*member.locality);
