@@ -127,14 +127,14 @@ pub mod envoy {
         initial_stream_window: 16 << 20,
         initial_connection_window: 24 << 20,
         keepalive: None,
-        // Envoy's, but for the rate of resets: it counts answered streams too, and allows 33 each second.
+        // Envoy's, but for resets: it counts answered streams too, and allows 1000 and 33 each second.
         allow_connect: false,
         floods: FloodLimits {
             control_frames: 1000,
             empty_frames: 1,
             priority_frames: 100,
             window_updates: 10,
-            resets: 1000,
+            resets: 2000,
             resets_per_second: 100,
         },
     };

@@ -85,8 +85,9 @@ impl Allowance {
         self.left = (self.left + 1.0).min(self.most);
     }
 
-    pub(super) fn is_half_gone(&self) -> bool {
-        self.left < self.most / 2.0
+    /// More than a quarter is gone.
+    pub(super) fn is_waning(&self) -> bool {
+        self.left < self.most * 0.75
     }
 }
 

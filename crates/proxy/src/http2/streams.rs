@@ -35,7 +35,7 @@ pub(super) struct Streams {
     patience: Cell<Allowance>,
     /// The last stream that was looked at.
     pub(super) newest: Cell<StreamId>,
-    /// Half of the patience is gone: the client is asked to go on by another connection. Streams up to this one were open
+    /// A quarter of the patience is gone: the client is asked to go on by another connection. Streams up to this one were open
     /// by then, and may end as they like: they are no more than may be open at once.
     pub(super) spared: Cell<Option<StreamId>>,
     /// Why the connection ends, where the client is to blame.
@@ -71,7 +71,7 @@ impl Streams {
         let mut patience = self.patience.get();
         if !patience.take(now) {
             self.flood.set(Some(Flood::Reset));
-        } else if patience.is_half_gone() && self.spared.get().is_none() {
+        } else if patience.is_waning() && self.spared.get().is_none() {
             self.spared.set(Some(self.newest.get()));
         }
         self.patience.set(patience);
