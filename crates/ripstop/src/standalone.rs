@@ -98,6 +98,7 @@ async fn run(
     let (node, is_static) = (bootstrap.node.clone(), bootstrap.ads.is_none());
     let admin = crate::admin::serve(&running.shared, pages, node, is_static)?;
     tracing::info!(listeners = bootstrap.listeners.len(), "serving");
+    ripstop_proxy::memory::forget_start();
     tokio::select! {
         () = admin.quit() => tracing::info!("ending: asked for by /quitquitquit"),
         _ = terminate.recv() => {

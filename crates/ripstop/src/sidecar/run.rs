@@ -89,6 +89,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .spawn(names, config.ranges.clone())
         .context("DNS and UDP of the workload cannot be served")?;
     inherited.supervisor.report(Report::Ready)?;
+    ripstop_proxy::memory::forget_start();
     watch_app(&config, sockets, follower.clone(), stage.clone());
     let order = obey(&inherited.supervisor, &follower, &running, &admin, &spans).await?;
     if order == Some(Order::End) {
