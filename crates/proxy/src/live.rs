@@ -13,6 +13,7 @@ use ripstop_model::authz::Judge;
 use ripstop_model::snapshot::listener::{self, FilterChain, Terminal};
 use ripstop_model::snapshot::{Endpoints, Name, Snapshot};
 use ripstop_telemetry::{Registry, Stats};
+use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
 use crate::balance::zone::Zones;
@@ -26,15 +27,16 @@ use crate::stats;
 use crate::tcp;
 use crate::tls::{Secrets, Terminator};
 
-/// Everything the data path looks up, of one moment. A request uses one from start to end.
+/// Everything the data path looks up, of one moment. A request uses one from start to end. The names are the
+/// configuration's, not a stranger's: a quick hash does.
 #[derive(Default)]
 pub struct Tables {
     pub version: u64,
-    pub listeners: HashMap<Name, Arc<Listener>>,
+    pub listeners: FxHashMap<Name, Arc<Listener>>,
     /// The same, by address: for connections handed over by their original destination.
-    pub by_address: HashMap<SocketAddr, Arc<Listener>>,
-    pub routes: HashMap<Name, Arc<route::Table>>,
-    pub clusters: HashMap<Name, Arc<Cluster>>,
+    pub by_address: FxHashMap<SocketAddr, Arc<Listener>>,
+    pub routes: FxHashMap<Name, Arc<route::Table>>,
+    pub clusters: FxHashMap<Name, Arc<Cluster>>,
     pub snapshot: Arc<Snapshot>,
 }
 
@@ -222,7 +224,7 @@ impl Live {
             self.zones
                 .get_or_init(|| Arc::new(Zones::new(local.clone())))
         });
-        let clusters: HashMap<Name, Arc<Cluster>> = snapshot
+        let clusters: FxHashMap<Name, Arc<Cluster>> = snapshot
             .clusters
             .iter()
             .map(|(name, config)| {
@@ -259,7 +261,7 @@ impl Live {
                 (name.clone(), table)
             })
             .collect();
-        let mut listeners = HashMap::new();
+        let mut listeners = FxHashMap::default();
         for (name, config) in &snapshot.listeners {
             let before = old.listeners.get(name);
             let sockets = match self.sockets(&adopted, config, &old) {

@@ -130,7 +130,8 @@ pub(super) fn with<R>(
         .selected
         .map(|found| &*found.route.name)
         .filter(|name| !name.is_empty());
-    record.cluster = cluster(request).map(|cluster| &*cluster.config.name);
+    let cluster = cluster(request);
+    record.cluster = cluster.map(|cluster| &*cluster.config.name);
     record.upstream_host = request.upstream_host;
     record.upstream_local = request.upstream_local;
     record.downstream_local = Some(connection.destination);
@@ -146,7 +147,7 @@ pub(super) fn with<R>(
         .map(String::as_str)
         .find(|name| name.contains("://"));
     record.tls_version = connection.tls.as_ref().map(|tls| tls.version);
-    parties(request, cluster(request), &mut record);
+    parties(request, cluster, &mut record);
     record.span = request.span.as_ref();
     record.connection_id = connection.id;
     record.hostname = Some(&request.worker().shared.node);
