@@ -56,7 +56,7 @@ pub(super) fn run(port: u16, to: u16) -> anyhow::Result<()> {
                 false => Ok(()),
             };
             if moved
-                .and_then(|()| relay(&mut ends, token, &mut buffer))
+                .and_then(|()| relay(&mut ends, token, &mut buffer, event.is_read_closed()))
                 .is_err()
                 && let Some(end) = ends.remove(&token)
             {
@@ -85,7 +85,13 @@ fn write_waiting(ends: &mut HashMap<usize, End>, token: usize) -> io::Result<()>
     Ok(())
 }
 
-fn relay(ends: &mut HashMap<usize, End>, token: usize, buffer: &mut [u8]) -> io::Result<()> {
+/// `closed`: the end has been announced with what is to be read, and will not be again.
+fn relay(
+    ends: &mut HashMap<usize, End>,
+    token: usize,
+    buffer: &mut [u8],
+    closed: bool,
+) -> io::Result<()> {
     loop {
         let Some(end) = ends.get_mut(&token) else {
             return Ok(());
@@ -106,7 +112,7 @@ fn relay(ends: &mut HashMap<usize, End>, token: usize, buffer: &mut [u8]) -> io:
             to.waiting.extend_from_slice(data);
         }
         write_waiting(ends, peer)?;
-        if count < buffer.len() {
+        if count < buffer.len() && !closed {
             return Ok(());
         }
     }
