@@ -25,7 +25,7 @@ use crate::headers::{Headers, Known};
 use crate::health;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing, Upgrade};
-use crate::message::{RequestHead, ResponseHead};
+use crate::message::{RequestHead, ResponseHead, Version};
 use crate::mirror::{self, Mirrors};
 use crate::peer;
 use crate::pool;
@@ -426,6 +426,7 @@ async fn one<D: Downstream>(
             .get_or_insert(request.moments.start);
     }
     let began = Instant::now();
+    plan.sent = began;
     let per_try = plan.attempts.per_try_timeout.map(|limit| began + limit);
     if !plan.cluster.is_settled() {
         let limits = [per_try, plan.deadline, plan.stream_deadline];
@@ -480,15 +481,13 @@ async fn one<D: Downstream>(
     };
     let mut up = opened?;
     if admitted.upgrade == Some(Upgrade::WebSocket)
+        && down.request().version == Version::Http2
         && let Leg::Http2(up) = &up
     {
-        let known = up.begun();
-        match limit {
-            None => known.await,
-            Some(limit) => tokio::time::timeout_at(limit, known)
-                .await
-                .map_err(|_| timed_out(plan, per_try))?,
-        }
+        let limit = limit.unwrap_or(began + FIRST_ANSWER);
+        tokio::time::timeout_at(limit, up.begun())
+            .await
+            .map_err(|_| timed_out(plan, per_try))?;
     }
     request.upstream_local = up.local();
     plan.sent = Instant::now();

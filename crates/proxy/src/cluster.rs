@@ -247,7 +247,7 @@ impl Cluster {
             transports: Transports::new(&config.transport, secrets),
             endpoints: ArcSwap::from_pointee(endpoints),
             roster: ArcSwap::new(roster),
-            zones: zones.filter(|_| minds_zones(&config)).cloned(),
+            zones: zones.cloned(),
             membership: AtomicU64::new(0),
             config,
         }
@@ -316,11 +316,13 @@ impl Cluster {
                 .is_some_and(|outlier| outlier.keep_last),
         };
         let rule = self.config.lb_common.zones.clone();
+        let zones = self.zones.clone();
+        let zones = zones.filter(|_| minds_zones(&self.config));
         let rule = rule.unwrap_or(envoy::ZONE_AWARE);
         Balance::new(self.config.lb.clone(), panic)
             .by_locality(self.config.lb_common.locality_weighted)
             .slowly(self.config.lb_common.slow_start.clone())
-            .by_zones(self.zones.clone(), rule)
+            .by_zones(zones, rule)
             .by_subsets(self.config.lb_common.subsets.clone())
     }
 

@@ -195,11 +195,15 @@ async fn exchange<D: Downstream>(
         match attempt::run(request, &mut plan, down, timer, response).await {
             Outcome::Response(up, accepted) => break (up, accepted),
             Outcome::Again(pause) => attempt::wait(request, &plan, timer, pause).await?,
-            Outcome::Failed(error) => return Err(plan.reply(request, &error)),
+            Outcome::Failed(error) => {
+                plan.release(request, false);
+                return Err(plan.reply(request, &error));
+            }
         }
     };
     if would_open_a_tunnel(down, response, accepted.tunnel) {
         let error = Error::terminal(Reason::UpstreamProtocol);
+        plan.release(request, false);
         return Err(plan.reply(request, &error));
     }
     // The response: what routes and policies add to it, then its body, both ways at once.
@@ -209,10 +213,9 @@ async fn exchange<D: Downstream>(
         true => down.upgrade(response),
         false => down.respond(response, accepted.framing),
     }
-    relay::run(request, &mut plan, down, &mut up, timer, accepted)
-        .await
-        .map_err(|error| Reply::of_error(&error))?;
+    let relayed = relay::run(request, &mut plan, down, &mut up, timer, accepted).await;
     plan.release(request, false);
+    relayed.map_err(|error| Reply::of_error(&error))?;
     up.finish();
     Ok(())
 }

@@ -217,8 +217,10 @@ impl<'p> Attempts<'p> {
         match self.again(wanted, unprocessed, draw) {
             Decision::Retry { after, free } => match pushback(response) {
                 None => Decision::Retry { after, free },
-                Some(Pushback::After(after)) => Decision::Retry { after, free },
-                Some(Pushback::Never) => Decision::Accept,
+                Some(Pushback::After(after)) if after <= LONGEST_WAIT => {
+                    Decision::Retry { after, free }
+                }
+                Some(Pushback::After(_) | Pushback::Never) => Decision::Accept,
             },
             decision => decision,
         }
@@ -556,6 +558,7 @@ mod tests {
         let free = false;
         assert_eq!(decide("250"), Decision::Retry { after, free });
         assert_eq!(decide("-1"), Decision::Accept);
+        assert_eq!(decide("99999999999"), Decision::Accept);
         assert_eq!(decide("soon"), Decision::Accept);
     }
 

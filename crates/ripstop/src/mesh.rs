@@ -1,9 +1,10 @@
 //! A [`Plan`] → a running mesh: its place on this host, its control plane, its replicas, its metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -36,6 +37,8 @@ struct Held {
     wanted: Wanted,
     orders: watch::Sender<Order>,
     task: JoinHandle<()>,
+    /// It has a successor: while it waits for its turn, it goes on waiting.
+    superseded: Arc<AtomicBool>,
     /// It has ended for good, with this exit.
     over: Option<Option<Exit>>,
 }
@@ -149,10 +152,12 @@ impl Mesh {
             self.tell.clone(),
         );
         let (replaced, turn) = Turn::after(self.client.clone(), wanted.id());
+        let superseded = Arc::new(AtomicBool::new(false));
+        let is_superseded = Arc::clone(&superseded);
         let task = tokio::spawn(async move {
             let mut told = told;
             if let Some((former, turn)) = before {
-                former.end(turn, &mut told).await;
+                former.end(turn, &mut told, &is_superseded).await;
             }
             replaced.send_replace(true);
             replica.keep(told).await;
@@ -163,6 +168,7 @@ impl Mesh {
                 wanted,
                 orders,
                 task,
+                superseded,
                 over: None,
             },
         );
@@ -299,8 +305,13 @@ impl Mesh {
             around.discovery != self.around.discovery || tracing(&plan) != tracing(&self.plan);
         self.around = Arc::new(around);
         let (mut stopped, mut started, mut restarted) = (0, 0, 0);
+        for (id, held) in &self.held {
+            let same = |wanted: &&Wanted| **wanted == held.wanted && !moved;
+            let stays = plan.replicas.get(id).filter(same).is_some();
+            held.superseded.store(!stays, Ordering::Relaxed);
+        }
         // Those of one workload follow each other in the order of their ids.
-        let mut last: Option<(String, Turn)> = None;
+        let mut last: HashMap<String, Turn> = HashMap::new();
         for (id, held) in std::mem::take(&mut self.held) {
             match plan.replicas.get(&id) {
                 Some(wanted) if *wanted == held.wanted && !moved => {
@@ -309,12 +320,10 @@ impl Mesh {
                 Some(wanted) => {
                     restarted += 1;
                     let workload = wanted.workload();
-                    let turn = last.take().filter(|(before, _)| *before == workload);
                     let Held { orders, task, .. } = held;
-                    let former = Former { orders, task };
-                    let next =
-                        self.keep(wanted.clone(), Some((former, turn.map(|(_, turn)| turn))));
-                    last = Some((workload, next));
+                    let before = (Former { orders, task }, last.remove(&workload));
+                    let next = self.keep(wanted.clone(), Some(before));
+                    last.insert(workload, next);
                 }
                 None => {
                     stopped += 1;

@@ -1,5 +1,6 @@
 //! Replicas of a workload that are replaced while the mesh runs → one after the other, so that some always serve.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ripstop_control::api::message::{Readiness, Workload};
@@ -21,10 +22,19 @@ pub(crate) struct Former {
 
 impl Former {
     /// Ends it, in order, when it is its turn; or at once, if that is what its successor is told meanwhile.
-    pub(crate) async fn end(mut self, turn: Option<Turn>, told: &mut watch::Receiver<Order>) {
+    /// `superseded`: the successor has one itself, and is not to take its turn any more.
+    pub(crate) async fn end(
+        mut self,
+        turn: Option<Turn>,
+        told: &mut watch::Receiver<Order>,
+        superseded: &AtomicBool,
+    ) {
         let come = async {
             if let Some(turn) = turn {
                 turn.come().await;
+            }
+            if superseded.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

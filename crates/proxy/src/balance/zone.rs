@@ -125,7 +125,7 @@ impl Plan {
             None | Some(0) => (draw() % self.spare.len().max(1) as u64) as usize,
             Some(most) => {
                 let at = draw() % most;
-                let position = self.spare.iter().position(|sum| at <= *sum);
+                let position = self.spare.iter().position(|sum| at < *sum);
                 position.unwrap_or_default()
             }
         }

@@ -131,7 +131,8 @@ fn admit_h2_inner(head: &mut RequestHead, rules: &Rules, ended: bool) -> Result<
         return Err(Problem::TargetForm);
     }
     let framing = match (declared, ended) {
-        // What follows is not a body, but the connection.
+        // What follows is not a body, but the connection; a length would be told to a server that waits for so much.
+        (Framing::Length(1..), _) if websocket => return Err(Problem::Length),
         _ if websocket => Framing::None,
         (Framing::Length(1..), true) => return Err(Problem::Length),
         (Framing::None, false) => Framing::Chunked,
