@@ -25,13 +25,23 @@ def pooled(path)
   IDLE << http
 end
 
-def same_port(path)
-  port = PORTS.pop
+def free_port = TCPServer.open("127.0.0.1", 0) { |free| free.addr[1] }
+
+# A connection from this local port, or from another one where somebody else has it by now.
+def leave_from(port)
   socket = Socket.new(:INET, :STREAM)
   socket.setsockopt(:SOCKET, :REUSEADDR, true)
   socket.setsockopt(:SOCKET, :LINGER, [1, 0].pack("ii"))
   socket.bind(Addrinfo.tcp("127.0.0.1", port))
   socket.connect(Addrinfo.tcp("127.0.0.1", LEAF))
+  [socket, port]
+rescue Errno::EADDRINUSE, Errno::EADDRNOTAVAIL
+  socket.close
+  leave_from(free_port)
+end
+
+def same_port(path)
+  socket, port = leave_from(PORTS.pop)
   socket.write("GET #{path} HTTP/1.1\r\nHost: leaf\r\n\r\n")
   socket.recv(65_536)
   socket.close
@@ -138,7 +148,7 @@ def hand_over
   end
 end
 
-4.times { TCPServer.open("127.0.0.1", 0) { |free| PORTS << free.addr[1] } }
+4.times { PORTS << free_port }
 8.times { Thread.new { loop { JOBS.pop.call } } }
 Thread.new { poll("/background") }
 $stdout.sync = true

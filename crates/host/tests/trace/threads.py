@@ -1,6 +1,7 @@
 """A thread per connection, and whatever else one does with threads. `threads.py [prefork|forking] LEAF_PORT` prints its own
 port; with prefork, three processes accept; with forking, there is a process for each connection."""
 
+import errno
 import http.client
 import http.server
 import os
@@ -43,13 +44,27 @@ def pooled(path):
     IDLE.put(conn)
 
 
-def same_port(path):
-    port = PORTS.get()
+def leave_from(port):
+    """A connection from this local port, or from another one where somebody else has it by now."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.bind(("127.0.0.1", port))
-    sock.connect(("127.0.0.1", LEAF))
+    try:
+        sock.bind(("127.0.0.1", port))
+        sock.connect(("127.0.0.1", LEAF))
+        return sock, port
+    except OSError as error:
+        sock.close()
+        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+            raise
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return leave_from(port)
+
+
+def same_port(path):
+    sock, port = leave_from(PORTS.get())
     sock.sendall(b"GET %s HTTP/1.1\r\nHost: leaf\r\n\r\n" % path.encode())
     sock.recv(65536)
     sock.close()
