@@ -350,15 +350,7 @@ fn who_stalls_holds_up_nobody() {
     let pair = Pair::start(&up, SHARED, "");
     let mut steady = Client::connect(pair.address());
     assert_eq!(steady.get("a", "/").text(), "fine");
-    // Each is more than all buffers on its way take, and a few are more than a window of the connection was.
-    let readers: Vec<Client> = (0..8)
-        .map(|_| {
-            let mut reader = Client::connect(pair.address());
-            reader.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
-            reader
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    let readers = stalled_readers(pair.address());
     let begun = Instant::now();
     for _ in 0..20 {
         assert_eq!(steady.get("a", "/").text(), "fine");
@@ -398,6 +390,20 @@ fn who_stalls_holds_up_nobody() {
     drop((readers, writers));
 }
 
+/// Clients that ask for much and read nothing. Each answer is more than all buffers on its way take, and a few are more than
+/// a window of the connection was.
+fn stalled_readers(address: SocketAddr) -> Vec<Client> {
+    let readers = (0..8).map(|_| {
+        let mut reader = Client::connect(address);
+        reader.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+        reader
+    });
+    let readers = readers.collect();
+    // Until whatever can be under way is.
+    std::thread::sleep(Duration::from_millis(500));
+    readers
+}
+
 /// The same where it is HTTP/2 because the upstream speaks it: the windows are Envoy's, but for a stream's where none is set.
 #[test]
 fn who_stalls_over_http2_holds_up_nobody() {
@@ -410,14 +416,7 @@ fn who_stalls_over_http2_holds_up_nobody() {
     let address = running.address("l").unwrap();
     let mut steady = Client::connect(address);
     assert_eq!(steady.get("a", "/").text(), "fine");
-    let stalled: Vec<Client> = (0..8)
-        .map(|_| {
-            let mut reader = Client::connect(address);
-            reader.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
-            reader
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    let stalled = stalled_readers(address);
     let begun = Instant::now();
     for _ in 0..20 {
         assert_eq!(steady.get("a", "/").text(), "fine");

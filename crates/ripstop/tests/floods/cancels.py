@@ -19,7 +19,7 @@ async def quick(request, context):
 
 
 async def slow(request, context):
-    await asyncio.sleep(5)
+    await asyncio.sleep(5)  # Longer than any caller waits: each of these calls is cancelled on its way.
     return request
 
 
