@@ -52,17 +52,27 @@ fn ripstop_answers_as_envoy_does() {
         .chain(variants.iter().map(|variant| &variant.case))
         .collect();
     let (envoy, ripstop) = both(&all);
+    let judge = |at: usize, expected: &Outcome, actual: &Outcome| match at.checked_sub(cases.len())
+    {
+        None => compare::case(&cases[at], expected, actual),
+        Some(nth) => {
+            let variant = &variants[nth];
+            variant.check(&cases, &envoy[variant.of], expected, actual)
+        }
+    };
 
     let mut wrong = String::new();
-    for ((case, expected), actual) in cases.iter().zip(&envoy).zip(&ripstop) {
-        wrong.push_str(&compare::case(case, expected, actual));
-        if std::env::var_os("SHOW").is_some() {
+    for (at, (expected, actual)) in envoy.iter().zip(&ripstop).enumerate() {
+        wrong.push_str(&settled(
+            all[at],
+            judge(at, expected, actual),
+            |expected, actual| judge(at, expected, actual),
+        ));
+    }
+    if std::env::var_os("SHOW").is_some() {
+        for (case, expected) in cases.iter().zip(&envoy) {
             println!("{}", compare::show(case, expected));
         }
-    }
-    let played = envoy.iter().zip(&ripstop).skip(cases.len());
-    for (variant, (expected, actual)) in variants.iter().zip(played) {
-        wrong.push_str(&variant.check(&cases, &envoy[variant.of], expected, actual));
     }
     if wanted.is_empty() {
         wrong.push_str(&compare::unused(&cases));
@@ -107,6 +117,21 @@ fn every_field_that_is_not_supported_is_refused_by_its_path() {
 fn access_logs_read_as_envoys_do() {
     let wrong = oracle::logged::compare();
     assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+/// What is wrong with a case. Where chance or the clock decides, only what is wrong every time: the case is played by
+/// itself until it is right, a few times.
+fn settled(case: &Case, mut wrong: String, judge: impl Fn(&Outcome, &Outcome) -> String) -> String {
+    const MOST: usize = 3;
+    for round in 2..=MOST {
+        if wrong.is_empty() || !case.has_chance() {
+            break;
+        }
+        println!("{wrong}is left to chance: round {round} of {MOST}");
+        let (envoy, ripstop) = both(&[case]);
+        wrong = judge(&envoy[0], &ripstop[0]);
+    }
+    wrong
 }
 
 /// Plays every case against Envoy and then against ripstop, as many at a time as one bootstrap holds.

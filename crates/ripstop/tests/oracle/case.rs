@@ -237,6 +237,14 @@ impl Case {
         }
     }
 
+    /// Whether a share of many answers, or the time between two steps, is part of what is compared.
+    pub(crate) fn has_chance(&self) -> bool {
+        let mut requests = self.steps.iter().flat_map(Step::requests);
+        requests.any(|request| {
+            request.tolerance.is_some() || request.after > 0.0 || request.takes.is_some()
+        })
+    }
+
     /// A line of an answer without what tells this playing of the case from another.
     pub(crate) fn neutral(&self, line: &str) -> String {
         let mut line = line.to_owned();
