@@ -25,6 +25,7 @@ use crate::headers::{Headers, Known};
 use crate::health;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing, Upgrade};
+use crate::limit::Limit;
 use crate::message::{RequestHead, ResponseHead, Version};
 use crate::mirror::{self, Mirrors};
 use crate::peer;
@@ -325,6 +326,7 @@ impl<'v> Plan<'v> {
         if self.attempts.made() > 1 {
             reply.body = retried(reply.body);
         }
+        reply = reply.for_limit(self.limit(request, error));
         let timeout = matches!(
             error.kind,
             Reason::UpstreamTimeout | Reason::PerTryTimeout | Reason::PerTryIdleTimeout
@@ -334,6 +336,38 @@ impl<'v> Plan<'v> {
             reply.body = Cow::Borrowed(b"");
         }
         reply
+    }
+
+    /// The limit that ended it.
+    fn limit(&self, request: &Request<'_>, error: &Error) -> Option<Limit> {
+        let timeouts = &request.config().timeouts;
+        let breaker = self.cluster.breaker(self.forward.priority).limits();
+        let time = |knob, limit: Option<Duration>| Some(Limit::time(knob, limit?));
+        match error.kind {
+            Reason::UpstreamHeadTooLarge => Limit::of_response(error),
+            Reason::UpstreamTimeout => time("timeout", self.limits.total),
+            Reason::PerTryTimeout => time("per_try_timeout", self.attempts.per_try_timeout),
+            Reason::PerTryIdleTimeout => {
+                time("per_try_idle_timeout", self.attempts.per_try_idle_timeout())
+            }
+            Reason::StreamIdle | Reason::RequestIdle => match self.forward.idle_timeout {
+                Some(limit) => time("idle_timeout", limit),
+                None => time("stream_idle_timeout", timeouts.stream_idle),
+            },
+            Reason::MaxStreamDuration => time("max_stream_duration", self.limits.stream),
+            Reason::RequestTimeout => time("request_timeout", timeouts.request),
+            Reason::ConnectTimeout => {
+                time("connect_timeout", Some(self.cluster.config.connect_timeout))
+            }
+            Reason::CircuitOpenConnections => {
+                Some(Limit::count("max_connections", breaker.max_connections))
+            }
+            Reason::CircuitOpenPending => {
+                Some(Limit::count("max_pending_requests", breaker.max_pending))
+            }
+            Reason::CircuitOpenRequests => Some(Limit::count("max_requests", breaker.max_requests)),
+            _ => None,
+        }
     }
 }
 

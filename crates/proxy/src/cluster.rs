@@ -81,6 +81,10 @@ impl Breaker {
         }
     }
 
+    pub(crate) fn limits(&self) -> &Thresholds {
+        &self.limits
+    }
+
     /// Whether connections are few on purpose, so that requests must not share them. Envoy's own limit is no such purpose.
     pub(crate) fn counts_connections(&self) -> bool {
         self.limits.max_connections < envoy::THRESHOLDS.max_connections

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::exchange::{Downstream, Upstream};
 use crate::headers::Known;
 use crate::http1::Upgrade;
+use crate::limit::Limit;
 use crate::live::Tables;
 use crate::logs::{Filtered, Logs};
 use crate::message::{RequestHead, ResponseHead, Version};
@@ -190,7 +191,7 @@ async fn exchange<D: Downstream>(
         down.request_mut(),
     );
     let active = cluster.breaker(forward.priority).request();
-    let _active = active.map_err(|reason| Reply::of_error(&Error::terminal(reason)))?;
+    let _active = active.map_err(|reason| plan.reply(request, &Error::terminal(reason)))?;
     let (mut up, accepted) = loop {
         match attempt::run(request, &mut plan, down, timer, response).await {
             Outcome::Response(up, accepted) => break (up, accepted),
@@ -309,7 +310,8 @@ pub fn refuse<D: Downstream>(
     }
     let mut request = Request::new(connection, &view, proxy);
     let mut response = worker.take_response();
-    let reply = Reply::new(reason);
+    let limit = Limit::of_head(reason, &proxy.config, HEAD_TIME);
+    let reply = Reply::new(reason).for_limit(limit);
     request.decide(&reply);
     if how == Refusal::Answer {
         let (framing, body) = reply.head(false, &mut response);

@@ -37,6 +37,7 @@ pub mod http;
 pub mod http1;
 pub mod http2;
 pub mod labels;
+mod limit;
 pub mod listener;
 pub mod live;
 pub mod logs;

@@ -8,6 +8,7 @@ use ripstop_model::snapshot::Resource;
 use crate::error::Error;
 use crate::headers::Known;
 use crate::http1::Framing;
+use crate::limit::Limit;
 use crate::message::ResponseHead;
 use crate::peer;
 
@@ -43,6 +44,15 @@ impl Reply {
 
     pub fn decided_by(mut self: Box<Self>, resource: Option<&Resource>) -> Box<Reply> {
         self.resource = resource.cloned();
+        self
+    }
+
+    /// Says which limit it was, after what Envoy says: whoever reads it knows what to change.
+    pub(crate) fn for_limit(mut self: Box<Self>, limit: Option<Limit>) -> Box<Reply> {
+        if let Some(limit) = limit {
+            let said = String::from_utf8_lossy(&self.body);
+            self.body = Cow::Owned(format!("{said} (limit: {limit})").into_bytes());
+        }
         self
     }
 

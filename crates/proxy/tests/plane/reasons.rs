@@ -69,6 +69,30 @@ const ELSEWHERE: &[(Reason, &str)] = &[
     ),
 ];
 
+/// What refusals for a limit say of it: its field and its value.
+const LIMITS: &[(Reason, &str)] = &[
+    (
+        Reason::RequestHeadTooLarge,
+        "max_request_headers_kb = 60 KiB",
+    ),
+    (Reason::TooManyRequestHeaders, "max_headers_count = 100"),
+    (
+        Reason::RequestHeadTimeout,
+        "request_headers_timeout = 500ms",
+    ),
+    (Reason::RequestTimeout, "request_timeout = 700ms"),
+    (Reason::RequestIdle, "idle_timeout = 200ms"),
+    (Reason::StreamIdle, "idle_timeout = 200ms"),
+    (Reason::MaxStreamDuration, "max_stream_duration = 200ms"),
+    (Reason::UpstreamTimeout, "timeout = 200ms"),
+    (Reason::PerTryTimeout, "per_try_timeout = 200ms"),
+    (Reason::PerTryIdleTimeout, "per_try_idle_timeout = 200ms"),
+    (Reason::ConnectTimeout, "connect_timeout = 300ms"),
+    (Reason::CircuitOpenRequests, "max_requests = 0"),
+    (Reason::CircuitOpenPending, "max_pending_requests = 0"),
+    (Reason::UpstreamHeadTooLarge, "a response's head = 64 KiB"),
+];
+
 /// What is sent, and what comes of it: reason, status (0: none is given), response flags.
 struct Row {
     sent: Vec<u8>,
@@ -414,6 +438,15 @@ fn every_reason_is_told_and_logged() {
                 let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", row.reason));
                 let told = answer.header("x-ripstop-reason");
                 assert_eq!((told, answer.status), (Some(row.reason.as_str()), status));
+                let limit = LIMITS.iter().find(|(reason, _)| *reason == row.reason);
+                let said = limit.map(|(_, limit)| format!(" (limit: {limit})"));
+                let ends = |said: String| answer.text().ends_with(&said);
+                assert!(
+                    said.map_or(!answer.text().contains("(limit: "), ends),
+                    "{}: {:?}",
+                    row.reason,
+                    answer.text()
+                );
             }
         }
     }

@@ -102,7 +102,10 @@ fn time_limits_end_in_504() {
     let mut client = client(&running);
     let response = client.get("a", "/");
     assert_eq!(response.status, 504);
-    assert_eq!(response.text(), "upstream request timeout");
+    assert_eq!(
+        response.text(),
+        "upstream request timeout (limit: timeout = 200ms)"
+    );
     assert_eq!(
         response.header("x-ripstop-reason"),
         Some("upstream_timeout")

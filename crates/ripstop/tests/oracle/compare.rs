@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::case::{Case, Request};
-use super::differences::{BEHAVIOUR, ONLY_ENVOY, normalised, status_line};
+use super::differences::{BEHAVIOUR, ONLY_ENVOY, normalised, status_line, without_limit};
 use super::exchange::{Outcome, Played};
 
 /// Empty when all is well.
@@ -286,6 +286,10 @@ fn describe(case: &Case, played: &Played, ripstop: bool) -> Vec<String> {
     match &played.answer {
         Err(_) => lines.push(status(played)),
         Ok(answer) => {
+            let answer = match ripstop {
+                true => &without_limit(answer),
+                false => answer,
+            };
             let interim = answer.interim.iter().filter(|line| line.contains(" 100"));
             lines.extend(interim.map(|line| format!("< {}", status_line(line))));
             lines.push(format!("< {}", status_line(&answer.line)));

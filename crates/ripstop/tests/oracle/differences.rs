@@ -1,7 +1,7 @@
 //! The closed list of what may differ between Envoy's answers and ripstop's, with a reason each.
 
 use super::case::Request;
-use super::message::Fields;
+use super::message::{Answer, Fields};
 
 /// A header whose value no two runs share, or that only one of the two has.
 pub(crate) struct Header {
@@ -94,6 +94,32 @@ pub(crate) const ONLY_ENVOY: &[OnlyEnvoy] = &[
 pub(crate) fn status_line(line: &str) -> String {
     let status = line.split(' ').nth(1).unwrap_or_default();
     format!("HTTP/1 {status}")
+}
+
+/// A refusal of ripstop's for a limit goes on, after what Envoy says, to name the limit and its field (R15.2): the answer
+/// without that.
+pub(crate) fn without_limit(answer: &Answer) -> Answer {
+    let mut answer = answer.clone();
+    if answer.header("x-ripstop-reason").is_none() {
+        return answer;
+    }
+    let named = |text: &str| text.find(" (limit: ").map(|at| text[..at].to_owned());
+    let whole = answer.body.len();
+    if let Some(text) = named(&String::from_utf8_lossy(&answer.body)) {
+        answer.body = text.into_bytes();
+    }
+    let (whole, short) = (whole.to_string(), answer.body.len().to_string());
+    for (name, value) in &mut answer.headers {
+        if name.eq_ignore_ascii_case("content-length") && *value == whole {
+            value.clone_from(&short);
+        }
+        if name.eq_ignore_ascii_case("grpc-message")
+            && let Some(text) = named(value)
+        {
+            *value = text;
+        }
+    }
+    answer
 }
 
 /// Whole answers that differ on purpose. A case names the row and says what ripstop does instead.

@@ -17,11 +17,19 @@ use serde_json::{Map, Value, json};
 use super::subject;
 
 /// What Envoy writes, and what ripstop does instead, with the reason. Replaced in ripstop's lines before they are compared.
-const DIFFERENCES: &[(&str, &str, &str)] = &[(
-    " \"\"tester\"\" ",
-    " \"\\x22tester\\x22\" ",
-    "what a client sends cannot end its field or its line",
-)];
+const DIFFERENCES: &[(&str, &str, &str)] = &[
+    (
+        " \"\"tester\"\" ",
+        " \"\\x22tester\\x22\" ",
+        "what a client sends cannot end its field or its line",
+    ),
+    (
+        "response_timeout - \"-\" 0 24 ",
+        "response_timeout - \"-\" 0 49 ",
+        "a refusal for a limit names the limit: ` (limit: timeout = 200ms)`",
+    ),
+    ("\"bytes_sent\":24,", "\"bytes_sent\":49,", "as above"),
+];
 
 /// Who may not connect is refused before the upstream is dialled, and not, as by Envoy, after its first bytes: lines about it
 /// are compared as far as this.
