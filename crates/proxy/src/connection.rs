@@ -100,6 +100,17 @@ pub struct Hello {
     pub alpn: Vec<String>,
 }
 
+impl Hello {
+    /// Plain HTTP, as `http_inspector` tells it.
+    pub(crate) fn of_http(protocol: &str) -> Hello {
+        Hello {
+            tls: false,
+            server_name: None,
+            alpn: vec![protocol.to_owned()],
+        }
+    }
+}
+
 impl Connection {
     /// Where clusters that pass connections on send this one: to its own listener it would come back for ever.
     pub fn original(&self) -> Option<SocketAddr> {
@@ -328,7 +339,9 @@ impl Arrival {
             destination: self.destination,
             caller: secured.then_some(self.peer.ip()),
         };
-        let decision = detect::probe::decide(&self.worker, &inspect, &stream, place, opaque);
+        let tunnels = || self.serves_tunnels();
+        let decision =
+            detect::probe::decide(&self.worker, &inspect, &stream, place, opaque, tunnels);
         match decision.await {
             Decision::Choose(hello) => self.open(stream, hello).await,
             Decision::Opaque(opened) => tcp::serve_opened(Stream::Tcp(stream), opened).await,
@@ -346,6 +359,13 @@ impl Arrival {
         register(&connection).await;
         let allowed = chain.judge.judge(&connection.caller, None).is_allowed();
         allowed.then_some(connection)
+    }
+
+    /// Whether plain HTTP/1 here may be CONNECT.
+    fn serves_tunnels(&self) -> bool {
+        let chain = self.chain(&Hello::of_http("http/1.1"));
+        let http = chain.as_ref().and_then(|chain| chain.http.as_ref());
+        http.is_some_and(|http| http.serves_tunnels(&self.worker.view()))
     }
 
     fn chain(&self, hello: &Hello) -> Option<Arc<Chain>> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::headers::scan::is_target_byte;
 use crate::tls::hello::{self, ClientHello, Sniff};
 
 pub(crate) mod probe;
@@ -20,6 +21,8 @@ pub enum First {
     Partial,
     Tls(ClientHello),
     Http1,
+    /// HTTP/1 that asks for a tunnel: who does not serve that passes the connection on as it is.
+    Connect,
     /// The preface of RFC 9113 section 3.4.
     Http2,
     Opaque,
@@ -51,7 +54,8 @@ pub fn first(bytes: &[u8]) -> First {
     request_line(bytes)
 }
 
-/// `METHOD SP target SP HTTP/1.x CRLF` (RFC 9112 section 3), as far as it has arrived.
+/// `METHOD SP target SP HTTP/1.x CRLF` (RFC 9112 section 3), as far as it has arrived. What is no such line is not HTTP, and is
+/// passed on as it is (R11.3). A line that ends with a bare LF is one: many servers read it, so this proxy refuses it.
 fn request_line(bytes: &[u8]) -> First {
     let line = match bytes.iter().position(|b| *b == b'\n') {
         Some(end) => bytes.get(..end).unwrap_or_default(),
@@ -79,15 +83,37 @@ fn request_line(bytes: &[u8]) -> First {
         return First::Opaque;
     }
     if complete {
-        let version = line.strip_suffix(b"\r").unwrap_or(line);
-        let is_http = version.ends_with(b" HTTP/1.1") || version.ends_with(b" HTTP/1.0");
-        return if is_http { First::Http1 } else { First::Opaque };
+        let rest = rest.strip_suffix(b"\r").unwrap_or(rest);
+        let target = rest
+            .strip_suffix(b" HTTP/1.1")
+            .or_else(|| rest.strip_suffix(b" HTTP/1.0"));
+        return match target {
+            Some(target) if is_target(method, target) => match method {
+                b"CONNECT" => First::Connect,
+                _ => First::Http1,
+            },
+            Some(_) | None => First::Opaque,
+        };
     }
     if bytes.len() >= MOST {
         First::Opaque
     } else {
         First::Partial
     }
+}
+
+/// In one of the four forms of RFC 9112 section 3.2.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    let begins = |scheme: &[u8]| {
+        let start = target.get(..scheme.len()).unwrap_or_default();
+        start.eq_ignore_ascii_case(scheme)
+    };
+    let formed = match method {
+        b"CONNECT" => target.contains(&b':'),
+        b"OPTIONS" if target == b"*" => true,
+        _ => target.starts_with(b"/") || begins(b"http://") || begins(b"https://"),
+    };
+    formed && target.iter().copied().all(is_target_byte)
 }
 
 /// What a server that speaks first speaks.
@@ -191,7 +217,17 @@ mod tests {
             (&b"GET / HTTP/1.1\r\n"[..], First::Http1),
             (b"OPTIONS * HTTP/1.0\r\nHost: a\r\n", First::Http1),
             (b"GET http://a/ HTTP/1.1\n", First::Http1),
-            (b"CONNECT a:1 HTTP/1.1\r\n", First::Http1),
+            (b"CONNECT a:1 HTTP/1.1\r\n", First::Connect),
+            (b"GET HTTPS://a/ HTTP/1.1\r\n", First::Http1),
+            (b"GET /a b HTTP/1.1\r\n", First::Opaque),
+            (b"GET  / HTTP/1.1\r\n", First::Opaque),
+            (b"GET /\xff HTTP/1.1\r\n", First::Opaque),
+            (b"GET /\xff", First::Partial),
+            (b"GET hello HTTP/1.1\r\n", First::Opaque),
+            (b"GET * HTTP/1.1\r\n", First::Opaque),
+            (b"GET / HTTP/1.2\r\n", First::Opaque),
+            (b"GET /\r\n", First::Opaque),
+            (b"CONNECT a HTTP/1.1\r\n", First::Opaque),
             (b"GET / HTT", First::Partial),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", First::Http2),
             (b"PRI * HTTP/2.0\r\n", First::Partial),

@@ -93,6 +93,14 @@ impl Proxy {
             || self.routes_upgrade
     }
 
+    /// Whether CONNECT may lead anywhere, by the routes that run now.
+    pub fn serves_tunnels(&self, view: &Tables) -> bool {
+        let connect = name_of(Upgrade::Connect);
+        let own = self.config.upgrades.iter().any(|token| token == connect);
+        let routes = self.routes(view);
+        own || routes.is_some_and(|table| has_upgrades(table.config()))
+    }
+
     /// Whether this route does.
     pub fn allows(&self, upgrade: Upgrade, forward: &Forward) -> bool {
         let name = name_of(upgrade);

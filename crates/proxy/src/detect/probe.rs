@@ -50,13 +50,15 @@ pub(crate) struct Opened {
 }
 
 /// Decides. `opaque` is the connection as the chain for opaque bytes would serve it, where there is one and its policies
-/// allow it: only then is the upstream opened before the client has spoken.
+/// allow it: only then is the upstream opened before the client has spoken. `tunnels`: whether HTTP here serves CONNECT; a
+/// client that asks a proxy beyond for a tunnel is passed on (R11.3).
 pub(crate) async fn decide(
     worker: &Rc<Worker>,
     inspect: &Inspect,
     stream: &TcpStream,
     place: Place,
     opaque: Option<Rc<Connection>>,
+    tunnels: impl Fn() -> bool,
 ) -> Decision {
     let Some(connection) = opaque else {
         let spoken = first_bytes(stream);
@@ -72,6 +74,10 @@ pub(crate) async fn decide(
             Ok(first) => Decision::Choose(hello(inspect, first).unwrap_or_default()),
             Err(_) => Decision::Gone,
         };
+    };
+    let choose = |first: First| match first {
+        First::Connect if !tunnels() => None,
+        first => hello(inspect, first),
     };
     let learnt = worker.learnt.borrow().of(place, Instant::now());
     let habit = learnt.or(place.is_of_a_sidecar().then_some(Habit::Client));
@@ -100,7 +106,7 @@ pub(crate) async fn decide(
             let Ok(first) = spoken else {
                 return Decision::Gone;
             };
-            return match hello(inspect, first) {
+            return match choose(first) {
                 Some(hello) => Decision::Choose(hello),
                 None => {
                     let upstream = tcp::connect(&connection, &mut attempts).await;
@@ -125,7 +131,7 @@ pub(crate) async fn decide(
                 first = &mut client, if spoken.is_none() => {
                     let Ok(first) = first else { return Decision::Gone };
                     learn(&first);
-                    if let Some(hello) = hello(inspect, first) {
+                    if let Some(hello) = choose(first) {
                         return Decision::Choose(hello);
                     }
                     spoken = Some(());
@@ -148,7 +154,7 @@ pub(crate) async fn decide(
         Ok(upstream) => upstream,
         Err(error) => {
             return match timeout(FAREWELL, client).await {
-                Ok(Ok(first)) => match hello(inspect, first) {
+                Ok(Ok(first)) => match choose(first) {
                     Some(hello) => Decision::Choose(hello),
                     None => Decision::Opaque(opened(Err(error), Vec::new())),
                 },
@@ -176,7 +182,7 @@ pub(crate) async fn decide(
             first = &mut client => {
                 let Ok(first) = first else { return Decision::Gone };
                 learn(&first);
-                return match hello(inspect, first) {
+                return match choose(first) {
                     Some(hello) => Decision::Choose(hello),
                     None => Decision::Opaque(opened(Ok(upstream), said)),
                 };
@@ -185,7 +191,7 @@ pub(crate) async fn decide(
                 let ended = !matches!(read, Ok(n) if n > 0);
                 match greeting(&said) {
                     Greeting::Partial if !ended => {}
-                    Greeting::Http2 if inspect.http => return Decision::Choose(spoken_http("h2c")),
+                    Greeting::Http2 if inspect.http => return Decision::Choose(Hello::of_http("h2c")),
                     _ => greeted = true,
                 }
             }
@@ -208,18 +214,9 @@ fn hello(inspect: &Inspect, first: First) -> Option<Hello> {
             server_name: hello.server_name,
             alpn: hello.alpn,
         }),
-        First::Http1 if inspect.http => Some(spoken_http("http/1.1")),
-        First::Http2 if inspect.http => Some(spoken_http("h2c")),
+        First::Http1 | First::Connect if inspect.http => Some(Hello::of_http("http/1.1")),
+        First::Http2 if inspect.http => Some(Hello::of_http("h2c")),
         _ => None,
-    }
-}
-
-/// As `http_inspector` tells it.
-fn spoken_http(protocol: &str) -> Hello {
-    Hello {
-        tls: false,
-        server_name: None,
-        alpn: vec![protocol.to_owned()],
     }
 }
 

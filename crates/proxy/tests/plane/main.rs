@@ -1,5 +1,6 @@
 //! The data plane in this process, on loopback, from a bootstrap to bytes.
 
+mod detection;
 mod drain;
 mod floods;
 mod http2;

@@ -79,6 +79,15 @@ def quiet():
             assert rest(connection) == b"%d bytes, ending in last" % size
 
 
+def nearly_http():
+    """What only looks like HTTP, and a tunnel that is asked of whoever serves there, arrive as they are."""
+    for first in (b"GET /\xff HTTP/1.1\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n"):
+        with dial("quiet", 7001) as connection:
+            connection.sendall(first + b"last")
+            connection.shutdown(socket.SHUT_WR)
+            assert rest(connection) == b"%d bytes, ending in last" % (len(first) + 4)
+
+
 def silent():
     """Not a byte from the client: its end alone reaches the server, and the answer comes back."""
     with dial("quiet", 7001) as connection:

@@ -45,12 +45,13 @@ spec:
     route: [{destination: {host: web}}]
 ";
 
-const CHECKS: [&str; 14] = [
+const CHECKS: [&str; 15] = [
     "smtp",
     "redis",
     "greeter",
     "both_first",
     "quiet",
+    "nearly_http",
     "silent",
     "early",
     "http_unnamed",
