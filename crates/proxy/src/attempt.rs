@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ripstop_model::reason::{Flag, Reason};
 use ripstop_model::request::RequestView;
@@ -22,7 +22,6 @@ use crate::cluster::{Cluster, FIRST_ANSWER, Permit};
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Downstream, Part, Upstream};
 use crate::headers::{Headers, Known};
-use crate::health;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing, Upgrade};
 use crate::limit::Limit;
@@ -32,15 +31,21 @@ use crate::peer;
 use crate::pool;
 use crate::relay::BACKLOG;
 use crate::reply::Reply;
-use crate::retry::{self, Attempts, Decision};
+use crate::retry::{Attempts, Decision};
 use crate::route::{self, Limits, Told};
 use crate::upstream::Leg;
 use crate::worker::Timer;
+
+mod verdict;
 
 /// Bytes of a request body that are kept so that it can be sent again, where nobody asked for retries.
 const REPLAY: usize = 64 * 1024;
 /// Interim responses to one attempt: one every few seconds of a long piece of work, and not a flood.
 const INTERIM: u32 = 100;
+
+/// For so long a gRPC response waits for what comes behind its head, where its status may be worth another attempt: trailers
+/// without a message come with the head or right after it, and a stream whose server speaks late is held no longer.
+const TRAILERS: Duration = Duration::from_millis(20);
 
 /// What happened to an attempt.
 pub enum Outcome {
@@ -67,6 +72,10 @@ pub struct Plan<'v> {
     picked: Option<Picked>,
     /// How it went.
     learnt: Option<balance::Outcome>,
+    /// It is a gRPC call whose status is still to come.
+    open: bool,
+    /// Its trailers, where no body came before them.
+    trailers: Option<Headers>,
     sent: Instant,
     /// The whole exchange ends here, whatever moves.
     pub stream_deadline: Option<Instant>,
@@ -191,6 +200,8 @@ impl<'v> Plan<'v> {
             destination,
             picked: None,
             learnt: None,
+            open: false,
+            trailers: None,
             sent: start,
             stream_deadline: limits.stream.map(|limit| start + limit),
             deadline: None,
@@ -270,40 +281,10 @@ impl<'v> Plan<'v> {
         }
     }
 
-    /// Counts how the attempt went, and tells those who judge the member.
-    fn account(&mut self, request: &Request<'_>, error: Option<&Error>, response: &ResponseHead) {
-        let Some(picked) = &self.picked else {
-            if let Some(error) = error {
-                self.cluster.stats.failed(error.kind);
-            }
-            return;
-        };
-        if picked.panic {
-            self.cluster.stats.panic.inc();
-        }
-        let ended = match error {
-            Some(error) => Err(error),
-            None => Ok(health::status(response)),
-        };
-        let now = request.worker().shared.uptime();
-        health::attempted(self.cluster, &picked.member, ended, now);
-        self.learnt = Some(balance::Outcome {
-            latency: self.sent.elapsed(),
-            failed: match ended {
-                Ok(status) => (502..=504).contains(&status),
-                Err(error) => health::is_members_fault(error.kind),
-            },
-            wait: match ended {
-                Ok(_) if self.cluster.minds_waits() => retry::wait(response, SystemTime::now()),
-                _ => Duration::ZERO,
-            },
-            now,
-        });
-    }
-
     /// The attempt is over: the balancer learns how it went. `again`: the next one goes elsewhere.
     pub fn release(&mut self, request: &Request<'_>, again: bool) {
         self.serving = None;
+        self.conclude(request, None);
         if let Some(picked) = self.picked.take() {
             if again {
                 self.shun(picked.priority);
@@ -398,7 +379,9 @@ pub async fn run<D: Downstream>(
         Ok((_, accepted)) if accepted.tunnel => Decision::Accept,
         Ok(_) => {
             let told = plan.told(request, response);
-            plan.attempts.on_response(response, told, replayable, draw)
+            let trailers = plan.trailers.as_ref();
+            plan.attempts
+                .on_response(response, trailers, told, replayable, draw)
         }
         Err(error) => plan.attempts.on_error(error, replayable, draw),
     };
@@ -461,6 +444,7 @@ async fn one<D: Downstream>(
     }
     let began = Instant::now();
     plan.sent = began;
+    plan.trailers = None;
     let per_try = plan.attempts.per_try_timeout.map(|limit| began + limit);
     if !plan.cluster.is_settled() {
         let limits = [per_try, plan.deadline, plan.stream_deadline];
@@ -538,7 +522,6 @@ async fn one<D: Downstream>(
         // Reasons are the proxies' word; an application may pass on one that was meant for itself.
         response.headers.remove_named(peer::REASON);
     }
-    request.moments.answered = Some(Instant::now());
     Ok((up, accepted))
 }
 
@@ -564,7 +547,7 @@ fn replay(body: &Replay, up: &mut Leg) -> Result<(), Error> {
     }
 }
 
-/// The request's body up, until the head of the response comes down.
+/// The request's body up, until the head of the response comes down, and has been [held](TRAILERS) where that may be of use.
 async fn head<D: Downstream>(
     request: &mut Request<'_>,
     plan: &mut Plan<'_>,
@@ -578,6 +561,7 @@ async fn head<D: Downstream>(
     // Of this attempt: the client's pace does not count.
     let mut moved = last;
     let mut interim = 0;
+    let mut answer: Option<(Accepted, Instant)> = None;
     poll_fn(|cx| {
         let mut held = false;
         loop {
@@ -629,8 +613,27 @@ async fn head<D: Downstream>(
                     moved = Instant::now();
                     inform(down, response, &mut interim)?;
                 }
-                Poll::Ready(outcome) => return Poll::Ready(outcome),
+                Poll::Ready(Ok(accepted)) => {
+                    let now = Instant::now();
+                    request.moments.answered = Some(now);
+                    if !plan.awaits_trailers(request, response, accepted) {
+                        return Poll::Ready(Ok(accepted));
+                    }
+                    answer = Some((accepted, now + TRAILERS));
+                    break;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => break,
+            }
+        }
+        if let Some((accepted, until)) = answer {
+            match up.poll_ahead(cx) {
+                Poll::Ready(trailers) => {
+                    plan.trailers = trailers;
+                    return Poll::Ready(Ok(accepted));
+                }
+                Poll::Pending if until <= Instant::now() => return Poll::Ready(Ok(accepted)),
+                Poll::Pending => {}
             }
         }
         if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
@@ -652,8 +655,14 @@ async fn head<D: Downstream>(
             idle,
             try_idle,
             arrival,
+            answer.map(|(_, until)| until),
         ]));
         std::task::ready!(timer.poll_expired(cx));
+        if let Some((accepted, until)) = answer
+            && until <= Instant::now()
+        {
+            return Poll::Ready(Ok(accepted));
+        }
         if arrival.is_some_and(|end| end <= Instant::now()) {
             return Poll::Ready(Err(Error::terminal(Reason::RequestTimeout)));
         }

@@ -88,6 +88,9 @@ pub trait Upstream: Body {
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
     ) -> Poll<Result<Accepted, Error>>;
+    /// After the head: the trailers, if no body comes before them. Nothing is taken. At once `None` of a protocol whose
+    /// bodies have to be read to find out.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<Headers>>;
     /// What is read of the response from now on comes in pieces of no more than this.
     fn limit(&mut self, most: usize);
     /// Whether the connection served a request before this one.

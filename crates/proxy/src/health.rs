@@ -13,7 +13,7 @@ use crate::Shared;
 use crate::balance::Member;
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::headers::Known;
+use crate::headers::{Headers, Known};
 use crate::message::ResponseHead;
 use crate::stats::Usage;
 use outlier::{Event, Report};
@@ -21,8 +21,18 @@ use outlier::{Event, Report};
 /// Takes in how an attempt on a member ended: a status (for gRPC the one its code stands for), or no response. `now` as
 /// in [`crate::balance::Ask`].
 pub fn attempted(cluster: &Cluster, member: &Member, ended: Result<u16, &Error>, now: Duration) {
+    answered(member);
+    judged(cluster, member, ended, now);
+}
+
+/// An attempt was made whose end is not known yet; [`judged`] is to follow.
+pub fn answered(member: &Member) {
+    Usage::add(&member.load.usage.requests);
+}
+
+/// See [`attempted`].
+pub fn judged(cluster: &Cluster, member: &Member, ended: Result<u16, &Error>, now: Duration) {
     let usage = &member.load.usage;
-    Usage::add(&usage.requests);
     let report = match ended {
         Ok(status) => {
             if status >= 500 {
@@ -73,13 +83,18 @@ pub(crate) fn is_members_fault(reason: Reason) -> bool {
     )
 }
 
-/// The status that a response counts with: gRPC's, where the head has it already.
-pub fn status(response: &ResponseHead) -> u16 {
-    let grpc = response.headers.text(Known::GrpcStatus);
-    match grpc.and_then(|code| code.parse().ok()) {
+/// The status that a response counts with: gRPC's, where the head has it, or the trailers that came with it.
+pub fn status(response: &ResponseHead, trailers: Option<&Headers>) -> u16 {
+    let grpc = grpc_status(&response.headers);
+    match grpc.or_else(|| grpc_status(trailers?)) {
         Some(code) => status_of_grpc(code),
         None => response.status,
     }
+}
+
+/// What a head or trailers say of a gRPC call.
+pub fn grpc_status(fields: &Headers) -> Option<u32> {
+    fields.text(Known::GrpcStatus)?.parse().ok()
 }
 
 /// The HTTP status that a gRPC status stands for (Envoy's `Grpc::Utility::grpcToHttpStatus`).

@@ -223,6 +223,7 @@ async fn exchange<D: Downstream>(
         false => down.respond(response, accepted.framing),
     }
     let relayed = relay::run(request, &mut plan, down, &mut up, timer, accepted).await;
+    plan.conclude(request, relayed.as_ref().err());
     plan.release(request, false);
     relayed.map_err(|error| Reply::of_error(&error))?;
     up.finish();

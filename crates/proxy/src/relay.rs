@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::attempt::{Plan, earliest};
 use crate::error::Error;
 use crate::exchange::{Downstream, Part, Upstream};
-use crate::headers::Known;
+use crate::health;
 use crate::http::Request;
 use crate::http1::{Accepted, Framing};
 use crate::worker::Timer;
@@ -38,7 +38,7 @@ pub async fn run<D: Downstream, U: Upstream>(
         // Until nothing moves: then each side has a wake-up registered for whatever it waits for.
         loop {
             let rose = flow.rise(request, plan, down, up, cx)?;
-            let fell = flow.fall(request, down, up, cx)?;
+            let fell = flow.fall(request, plan, down, up, cx)?;
             let before = flow.held(down, up);
             if flow.is_over(down, up, cx)? {
                 return Poll::Ready(Ok(()));
@@ -140,6 +140,7 @@ impl Flow {
     fn fall<D: Downstream, U: Upstream>(
         &mut self,
         request: &mut Request<'_>,
+        plan: &mut Plan<'_>,
         down: &mut D,
         up: &mut U,
         cx: &mut Context<'_>,
@@ -151,8 +152,8 @@ impl Flow {
             let received = up.poll_receive(cx, &mut |part| {
                 request.answered(part);
                 if let Part::Trailers(trailers) = part {
-                    let status = trailers.text(Known::GrpcStatus);
-                    request.grpc_status = status.and_then(|status| status.parse().ok());
+                    request.grpc_status = health::grpc_status(trailers);
+                    plan.trailed(trailers);
                 }
                 self.answered |= part.is_end();
                 if pushed.is_ok() {

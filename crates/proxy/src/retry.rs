@@ -9,7 +9,7 @@ use ripstop_model::snapshot::retry::{Backoff, RetryOn, RetryPolicy, RetryScope};
 use crate::balance::Picks;
 use crate::date;
 use crate::error::{Error, Retry};
-use crate::headers::Known;
+use crate::headers::{Headers, Known};
 use crate::message::{RequestHead, ResponseHead};
 
 /// Retries that `x-envoy-retry-on` alone asks for (Envoy's `num_retries` default).
@@ -17,6 +17,12 @@ const DEFAULT_RETRIES: u32 = 1;
 /// Whatever a response asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const DEFAULT_BACKOFF: Backoff = ripstop_model::defaults::envoy::BACKOFF;
+/// Conditions that a gRPC status satisfies.
+const GRPC: RetryOn = RetryOn::GRPC_CANCELLED
+    .union(RetryOn::GRPC_DEADLINE_EXCEEDED)
+    .union(RetryOn::GRPC_INTERNAL)
+    .union(RetryOn::GRPC_RESOURCE_EXHAUSTED)
+    .union(RetryOn::GRPC_UNAVAILABLE);
 
 /// What to do after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,17 +202,24 @@ impl<'p> Attempts<'p> {
         self.again(wanted, unprocessed, draw)
     }
 
-    /// After a response head. `told`: what the upstream's own sidecar met instead of an answer, which counts as if it had
-    /// been met here.
+    /// Whether trailers that no message comes before could still lead to another attempt, or show that there were enough.
+    pub fn reads_trailers(&self) -> bool {
+        let allowed = !self.is_implicit() || (!self.nested && self.idempotent);
+        allowed && self.on.any(GRPC) && (self.left > 0 || self.made > 1)
+    }
+
+    /// After a response head, and the `trailers` that no message came before. `told`: what the upstream's own sidecar met
+    /// instead of an answer, which counts as if it had been met here.
     pub fn on_response(
         &mut self,
         response: &ResponseHead,
+        trailers: Option<&Headers>,
         told: Option<Reason>,
         replayable: bool,
         draw: u64,
     ) -> Decision {
         let met = told.is_some_and(|reason| self.on.any(conditions_of(reason)));
-        let wanted = met || self.wants_other_than(response);
+        let wanted = met || self.wants_other_than(response, trailers);
         if !replayable {
             return Decision::Accept;
         }
@@ -215,13 +228,15 @@ impl<'p> Attempts<'p> {
             Some(Reason::ConnectFailure | Reason::ConnectTimeout | Reason::UpstreamRefusedStream)
         );
         match self.again(wanted, unprocessed, draw) {
-            Decision::Retry { after, free } => match pushback(response) {
-                None => Decision::Retry { after, free },
-                Some(Pushback::After(after)) if after <= LONGEST_WAIT => {
-                    Decision::Retry { after, free }
+            Decision::Retry { after, free } => {
+                match pushback(&response.headers).or_else(|| trailers.and_then(pushback)) {
+                    None => Decision::Retry { after, free },
+                    Some(Pushback::After(after)) if after <= LONGEST_WAIT => {
+                        Decision::Retry { after, free }
+                    }
+                    Some(Pushback::After(_) | Pushback::Never) => Decision::Accept,
                 }
-                Some(Pushback::After(_) | Pushback::Never) => Decision::Accept,
-            },
+            }
             decision => decision,
         }
     }
@@ -254,7 +269,7 @@ impl<'p> Attempts<'p> {
         Duration::from_nanos(draw.checked_rem(nanos).unwrap_or(0))
     }
 
-    fn wants_other_than(&self, response: &ResponseHead) -> bool {
+    fn wants_other_than(&self, response: &ResponseHead, trailers: Option<&Headers>) -> bool {
         let on = self.on;
         if on.is_empty() {
             return false;
@@ -287,7 +302,9 @@ impl<'p> Attempts<'p> {
             || (on.has(RetryOn::RETRIABLE_4XX) && status == 409)
             || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && codes())
             || (on.has(RetryOn::RETRIABLE_HEADERS) && headers())
-            || grpc_condition(response).is_some_and(|condition| on.has(condition))
+            || grpc_condition(&response.headers)
+                .or_else(|| trailers.and_then(grpc_condition))
+                .is_some_and(|condition| on.has(condition))
     }
 }
 
@@ -322,8 +339,8 @@ enum Pushback {
     Never,
 }
 
-fn pushback(response: &ResponseHead) -> Option<Pushback> {
-    let value = response.headers.first_named("grpc-retry-pushback-ms")?;
+fn pushback(fields: &Headers) -> Option<Pushback> {
+    let value = fields.first_named("grpc-retry-pushback-ms")?;
     let text = std::str::from_utf8(value).unwrap_or_default();
     Some(match text.trim().parse() {
         Ok(milliseconds) => Pushback::After(Duration::from_millis(milliseconds)),
@@ -334,11 +351,8 @@ fn pushback(response: &ResponseHead) -> Option<Pushback> {
 /// For how long the upstream asks to be left alone: gRPC's pushback, or `retry-after` of a 429 or 503 (RFC 9110 section
 /// 10.2.3, in seconds or as a date).
 pub fn wait(response: &ResponseHead, now: SystemTime) -> Duration {
-    if let Some(pushback) = pushback(response) {
-        return match pushback {
-            Pushback::After(wait) => wait.min(LONGEST_WAIT),
-            Pushback::Never => Duration::ZERO,
-        };
+    if let Some(wait) = pushed_back(&response.headers) {
+        return wait;
     }
     if !matches!(response.status, 429 | 503) {
         return Duration::ZERO;
@@ -353,9 +367,16 @@ pub fn wait(response: &ResponseHead, now: SystemTime) -> Duration {
     Duration::from_secs(seconds.unwrap_or_default()).min(LONGEST_WAIT)
 }
 
-/// Only a status in the headers counts (a response without body): one in trailers comes too late.
-fn grpc_condition(response: &ResponseHead) -> Option<RetryOn> {
-    match response.headers.get(Known::GrpcStatus)? {
+/// For how long gRPC's pushback, in a head or in trailers, asks that the upstream be left alone.
+pub fn pushed_back(fields: &Headers) -> Option<Duration> {
+    Some(match pushback(fields)? {
+        Pushback::After(wait) => wait.min(LONGEST_WAIT),
+        Pushback::Never => Duration::ZERO,
+    })
+}
+
+fn grpc_condition(fields: &Headers) -> Option<RetryOn> {
+    match fields.get(Known::GrpcStatus)? {
         b"1" => Some(RetryOn::GRPC_CANCELLED),
         b"4" => Some(RetryOn::GRPC_DEADLINE_EXCEEDED),
         b"8" => Some(RetryOn::GRPC_RESOURCE_EXHAUSTED),
@@ -419,7 +440,7 @@ mod tests {
             let policy = policy(on, 1, RetryScope::Explicit);
             let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
             attempts.begin();
-            let decision = attempts.on_response(&ResponseHead::build(status), None, true, 0);
+            let decision = attempts.on_response(&ResponseHead::build(status), None, None, true, 0);
             assert_eq!(retries(decision), want, "{on} {status}");
         }
     }
@@ -504,14 +525,14 @@ mod tests {
         let mut longest = Vec::new();
         for _ in 0..2 {
             attempts.begin();
-            match attempts.on_response(&bad, None, true, u64::MAX - 1) {
+            match attempts.on_response(&bad, None, None, true, u64::MAX - 1) {
                 Decision::Retry { after, .. } => longest.push(after),
                 other => panic!("{other:?}"),
             }
         }
         attempts.begin();
         assert_eq!(
-            attempts.on_response(&bad, None, true, 0),
+            attempts.on_response(&bad, None, None, true, 0),
             Decision::Exhausted
         );
         assert!(
@@ -538,7 +559,7 @@ mod tests {
             let request = request(method);
             let mut attempts = Attempts::new(Some(&policy), &request, false);
             attempts.begin();
-            let decision = attempts.on_response(&bad, told, true, 0);
+            let decision = attempts.on_response(&bad, None, told, true, 0);
             assert_eq!(retries(decision), want, "{method} {told:?}");
         }
     }
@@ -552,7 +573,7 @@ mod tests {
             bad.headers.append_named("grpc-retry-pushback-ms", pushback);
             let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
             attempts.begin();
-            attempts.on_response(&bad, None, true, 0)
+            attempts.on_response(&bad, None, None, true, 0)
         };
         let after = Duration::from_millis(250);
         let free = false;
@@ -560,6 +581,59 @@ mod tests {
         assert_eq!(decide("-1"), Decision::Accept);
         assert_eq!(decide("99999999999"), Decision::Accept);
         assert_eq!(decide("soon"), Decision::Accept);
+    }
+
+    /// What holds of a status in the head holds of one in trailers that no message came before.
+    #[test]
+    fn trailers_say_what_a_head_says() {
+        let decide = |on: &str, status: &str, pushback: &str| {
+            let mut trailers = Headers::new();
+            trailers.append_named("grpc-status", status);
+            if !pushback.is_empty() {
+                trailers.append_named("grpc-retry-pushback-ms", pushback);
+            }
+            let policy = policy(on, 3, RetryScope::Explicit);
+            let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
+            attempts.begin();
+            assert!(attempts.reads_trailers(), "{on}");
+            attempts.on_response(&ResponseHead::build(200), Some(&trailers), None, true, 0)
+        };
+        for (on, status) in [
+            ("cancelled", "1"),
+            ("deadline-exceeded", "4"),
+            ("resource-exhausted", "8"),
+            ("internal", "13"),
+            ("unavailable", "14"),
+        ] {
+            assert!(retries(decide(on, status, "")), "{on}");
+            assert_eq!(decide(on, "0", ""), Decision::Accept, "{on}");
+            assert_eq!(decide(on, "2", ""), Decision::Accept, "{on}");
+        }
+        let after = Duration::from_millis(250);
+        let free = false;
+        let told = decide("unavailable", "14", "250");
+        assert_eq!(told, Decision::Retry { after, free });
+        assert_eq!(decide("unavailable", "14", "-1"), Decision::Accept);
+    }
+
+    /// Whom trailers are of no use keeps no response waiting for them.
+    #[test]
+    fn who_does_not_judge_by_status_reads_no_trailers() {
+        let reads = |on: &str, retries, scope| {
+            let policy = policy(on, retries, scope);
+            let mut attempts = Attempts::new(Some(&policy), &request("POST"), false);
+            attempts.begin();
+            attempts.reads_trailers()
+        };
+        assert!(reads("5xx,unavailable", 1, RetryScope::Explicit));
+        assert!(!reads(
+            "5xx,reset,retriable-headers",
+            1,
+            RetryScope::Explicit
+        ));
+        assert!(!reads("unavailable", 0, RetryScope::Explicit));
+        assert!(!reads("unavailable", 1, RetryScope::Implicit));
+        assert!(!Attempts::new(None, &request("POST"), false).reads_trailers());
     }
 
     #[test]
@@ -598,6 +672,7 @@ mod tests {
             assert!(retries(attempts.on_response(
                 &ResponseHead::build(500),
                 None,
+                None,
                 true,
                 0
             )));
@@ -607,6 +682,7 @@ mod tests {
         edge.begin();
         assert!(!retries(edge.on_response(
             &ResponseHead::build(500),
+            None,
             None,
             true,
             0

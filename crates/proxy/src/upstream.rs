@@ -17,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::downstream::decode;
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Part, Upstream};
+use crate::headers::Headers;
 use crate::http1::body::{Decoder, Encoder};
 use crate::http1::write;
 use crate::http1::{
@@ -335,6 +336,10 @@ impl Upstream for Box<Http1> {
         }
     }
 
+    fn poll_ahead(&mut self, _: &mut Context<'_>) -> Poll<Option<Headers>> {
+        Poll::Ready(None)
+    }
+
     fn limit(&mut self, most: usize) {
         self.reply.most = Some(most);
     }
@@ -434,6 +439,10 @@ impl Upstream for Leg {
         head: &mut ResponseHead,
     ) -> Poll<Result<Accepted, Error>> {
         either!(self, up => up.poll_response(cx, head))
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<Headers>> {
+        either!(self, up => up.poll_ahead(cx))
     }
 
     fn limit(&mut self, most: usize) {

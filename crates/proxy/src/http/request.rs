@@ -270,6 +270,11 @@ impl<'v> Request<'v> {
         }
     }
 
+    /// Whether it is a gRPC call.
+    pub fn is_call(&self) -> bool {
+        self.messages.is_some()
+    }
+
     /// gRPC messages, from the client and to it.
     pub(super) fn messages(&self) -> (u64, u64) {
         self.messages

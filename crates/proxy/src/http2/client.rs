@@ -13,7 +13,7 @@ use super::session::Lease;
 use super::spelling;
 use crate::error::{Error, Retry};
 use crate::exchange::{Body, Part, Upstream};
-use crate::headers::Known;
+use crate::headers::{Headers, Known};
 use crate::http1::{Accepted, Framing, Upgrade};
 use crate::message::{Method, RequestHead, ResponseHead, Version};
 
@@ -213,6 +213,13 @@ impl Upstream for Http2 {
         let accepted = check(head).and_then(|()| accept(head, self.method, ended));
         self.intake = Some(Inflow::new(ended));
         Poll::Ready(accepted)
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<Headers>> {
+        match &self.stream {
+            Some(stream) => stream.poll_ahead(cx),
+            None => Poll::Ready(None),
+        }
     }
 
     fn limit(&mut self, _most: usize) {

@@ -618,6 +618,20 @@ impl Stream {
         Poll::Ready(Ok(end.is_some()))
     }
 
+    /// The trailers, if they are all that is left of the message; `None`: there is more, or the stream is over. Nothing is
+    /// taken.
+    pub(super) fn poll_ahead(&self, cx: &mut Context<'_>) -> Poll<Option<Headers>> {
+        let ahead = self.with(|_, slot| match &slot.end {
+            Some(End::Trailers(trailers)) if slot.data.is_empty() => Some(Some(trailers.clone())),
+            None if slot.data.is_empty() => None,
+            Some(_) | None => Some(None),
+        });
+        match ahead.flatten() {
+            Some(ahead) => Poll::Ready(ahead),
+            None => self.poll_broken(cx).map(|_broken| None),
+        }
+    }
+
     /// Sends what there is room for; see [`Connection::send`].
     pub(super) fn send(&self, data: &[u8], end: bool) -> usize {
         self.with(|codec, _| codec.send(self.id, data, end))

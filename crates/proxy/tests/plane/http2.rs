@@ -10,9 +10,10 @@ use ripstop_testkit::http::Client;
 use ripstop_testkit::upstream::{Step, Upstream, response};
 use ripstop_testkit::wait;
 
-async fn client(running: &ripstop_proxy::Running) -> SendRequest<Bytes> {
+pub(crate) async fn client(running: &ripstop_proxy::Running) -> SendRequest<Bytes> {
     let address = running.address("l").expect("bound");
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(async move {
         let _ = connection.await;
@@ -26,14 +27,14 @@ fn get(path: &str) -> Request<()> {
         .unwrap()
 }
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    trailers: Option<HeaderMap>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
-async fn ask(
+pub(crate) async fn ask(
     client: &mut SendRequest<Bytes>,
     request: Request<()>,
     body: Option<&[u8]>,
@@ -78,7 +79,7 @@ async fn ask(
     })
 }
 
-fn run<F: Future<Output = ()>>(test: F) {
+pub(crate) fn run<F: Future<Output = ()>>(test: F) {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

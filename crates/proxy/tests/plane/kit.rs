@@ -238,6 +238,7 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     trailers: HeaderMap,
     after: Duration,
+    pause: Duration,
     reset: Option<h2::Reason>,
     goaway: bool,
 }
@@ -249,6 +250,7 @@ impl Reply {
             body,
             trailers: HeaderMap::new(),
             after: Duration::ZERO,
+            pause: Duration::ZERO,
             reset: None,
             goaway: false,
         }
@@ -278,6 +280,12 @@ impl Reply {
 
     pub(crate) fn after(mut self, pause: Duration) -> Reply {
         self.after = pause;
+        self
+    }
+
+    /// Between its head and what follows.
+    pub(crate) fn pause(mut self, pause: Duration) -> Reply {
+        self.pause = pause;
         self
     }
 
@@ -357,6 +365,7 @@ async fn converse<A>(stream: tokio::net::TcpStream, counts: Arc<Counts>, answer:
 where
     A: Fn(&Request<()>, &[u8]) -> Reply + Send + Sync + 'static,
 {
+    stream.set_nodelay(true).unwrap();
     let Ok(mut connection) = h2::server::handshake(stream).await else {
         return;
     };
@@ -424,6 +433,9 @@ async fn exchange<A>(
     };
     if bodiless {
         return;
+    }
+    if !reply.pause.is_zero() {
+        tokio::time::sleep(reply.pause).await;
     }
     let mut left = Bytes::from(reply.body);
     while !left.is_empty() {

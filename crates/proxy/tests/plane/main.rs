@@ -15,3 +15,4 @@ mod routing;
 mod serving;
 mod sharing;
 mod strict;
+mod trailers;

@@ -162,6 +162,10 @@ pub(crate) const BEHAVIOUR: &[(&str, &str)] = &[
         "a listener that takes whatever comes does not wait to learn what it is: the server may speak first",
     ),
     (
+        "grpc-trailers",
+        "a gRPC call that failed in its trailers has failed: it is tried again while nothing of it has reached the client, and counts against who served it",
+    ),
+    (
         "websocket-answer",
         "a server that answers 200 has opened no WebSocket; on HTTP/2 that answer would (RFC 8441 section 4)",
     ),

@@ -324,7 +324,10 @@ async fn stream_of(
         let _gone = out.send_data(Bytes::new(), true);
         return;
     }
-    sleep(Duration::from_secs_f64(reply.pause)).await;
+    // Without a pause the head leaves with what follows it.
+    if reply.pause > 0.0 {
+        sleep(Duration::from_secs_f64(reply.pause)).await;
+    }
     if bodiless {
         return;
     }
