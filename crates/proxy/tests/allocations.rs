@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ripstop_model::snapshot::Snapshot;
 use ripstop_proxy::Options;
 use ripstop_telemetry::metrics::{Limits, Registry};
 use ripstop_testkit::wait;
@@ -134,16 +133,9 @@ fn options(upstream: SocketAddr) -> Options {
         upstream.port()
     );
     let parsed = ripstop_wire::bootstrap::parse(&text).unwrap_or_else(|error| panic!("{error}"));
-    let mut snapshot = Snapshot::default();
-    for listener in parsed.listeners {
-        snapshot.listeners.insert(listener.name.clone(), listener);
-    }
-    for cluster in parsed.clusters {
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
-    }
     Options {
         workers: 1,
-        snapshot: Arc::new(snapshot),
+        snapshot: Arc::new(parsed.snapshot()),
         demand: None,
         sidecar: None,
         node: "test".into(),

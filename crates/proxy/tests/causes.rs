@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ripstop_model::seam::{Cause, Causes, Ends, Family, Producer};
-use ripstop_model::snapshot::Snapshot;
 use ripstop_proxy::{Options, Pending, Running, Sidecar, Sockets};
 use ripstop_telemetry::Registry;
 use ripstop_testkit::frames;
@@ -89,16 +88,9 @@ fn bootstrap(app: u16, leaf: u16) -> String {
 
 fn start(text: &str, table: Arc<Table>) -> Running {
     let parsed = ripstop_wire::bootstrap::parse(text).unwrap_or_else(|error| panic!("{error}"));
-    let mut snapshot = Snapshot::default();
-    for listener in parsed.listeners {
-        snapshot.listeners.insert(listener.name.clone(), listener);
-    }
-    for cluster in parsed.clusters {
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
-    }
     let running = ripstop_proxy::run(Options {
         workers: 2,
-        snapshot: Arc::new(snapshot),
+        snapshot: Arc::new(parsed.snapshot()),
         demand: None,
         sidecar: Some(Sidecar {
             adopted: Vec::new(),

@@ -56,19 +56,12 @@ async fn run(
     // Before anything listens: a signal that comes early must not kill what has begun to serve.
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
+    let own = bootstrap.snapshot();
     let stage = Stage::new(Fixed {
         captures: Vec::new(),
-        listeners: bootstrap
-            .listeners
-            .iter()
-            .map(|listener| (listener.name.clone(), listener.clone()))
-            .collect(),
-        local: bootstrap.local.clone(),
-        clusters: bootstrap
-            .clusters
-            .iter()
-            .map(|cluster| (cluster.name.clone(), cluster.clone()))
-            .collect(),
+        listeners: own.listeners,
+        clusters: own.clusters,
+        local: own.local,
     });
     let _follower = match &bootstrap.ads {
         Some(source) => Some(discover(&bootstrap, source, &stage)?),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ripstop_model::snapshot::tls::Secret;
-use ripstop_model::snapshot::{Cluster, Listener, Local, Name};
+use ripstop_model::snapshot::{Cluster, Listener, Local, Name, Snapshot};
 use ripstop_model::yaml::{self, Node as Tree, Span};
 
 use crate::decode::{
@@ -37,6 +37,19 @@ pub struct Bootstrap {
     pub local: Option<Local>,
     /// Downstream connections that may be open at once: `overload_manager`'s `global_downstream_max_connections`.
     pub max_connections: Option<usize>,
+}
+
+impl Bootstrap {
+    /// What it has of its own: all that runs where nothing is discovered.
+    pub fn snapshot(&self) -> Snapshot {
+        let (listeners, clusters) = (self.listeners.iter(), self.clusters.iter());
+        Snapshot {
+            listeners: listeners.map(|l| (l.name.clone(), l.clone())).collect(),
+            clusters: clusters.map(|c| (c.name.clone(), c.clone())).collect(),
+            local: self.local.clone(),
+            ..Snapshot::default()
+        }
+    }
 }
 
 /// `dynamic_resources.ads_config`.

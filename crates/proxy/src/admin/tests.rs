@@ -82,16 +82,9 @@ fn bind() -> (TcpListener, SocketAddr) {
 fn start() -> Proxy {
     let parsed =
         ripstop_wire::bootstrap::parse(BOOTSTRAP).unwrap_or_else(|error| panic!("{error}"));
-    let mut snapshot = ripstop_model::snapshot::Snapshot::default();
-    for listener in parsed.listeners {
-        snapshot.listeners.insert(listener.name.clone(), listener);
-    }
-    for cluster in parsed.clusters {
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
-    }
     let running = crate::run(crate::Options {
         workers: 1,
-        snapshot: Arc::new(snapshot),
+        snapshot: Arc::new(parsed.snapshot()),
         demand: None,
         sidecar: None,
         node: "n1".into(),

@@ -67,14 +67,7 @@ pub(crate) fn with_listener(listener: &str, clusters: &[(&str, &[u16], &str)]) -
 
 pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
     let parsed = ripstop_wire::bootstrap::parse(text).unwrap_or_else(|error| panic!("{error}"));
-    let mut snapshot = Snapshot::default();
-    for listener in parsed.listeners {
-        snapshot.listeners.insert(listener.name.clone(), listener);
-    }
-    for cluster in parsed.clusters {
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
-    }
-    Arc::new(snapshot)
+    Arc::new(parsed.snapshot())
 }
 
 pub(crate) fn options(text: &str, workers: usize) -> Options {

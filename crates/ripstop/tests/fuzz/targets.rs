@@ -480,16 +480,9 @@ static_resources:
 "#
     );
     let parsed = ripstop_wire::bootstrap::parse(&text).unwrap_or_else(|error| panic!("{error}"));
-    let mut snapshot = Snapshot::default();
-    for listener in parsed.listeners {
-        snapshot.listeners.insert(listener.name.clone(), listener);
-    }
-    for cluster in parsed.clusters {
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
-    }
     ripstop_proxy::run(Options {
         workers: 1,
-        snapshot: Arc::new(snapshot),
+        snapshot: Arc::new(parsed.snapshot()),
         demand: None,
         sidecar: None,
         node: "fuzz".into(),
