@@ -419,13 +419,8 @@ impl Plane {
     ) -> Result<(), PlaneError> {
         let mut inner = self.inner();
         Self::speaks_for(&mut inner, caller, id)?;
-        let before = inner.registry.member(id).cloned();
         if !inner.registry.report(id, readiness, Instant::now()) {
             return Err(PlaneError::NoWorkload(id.to_owned()));
-        }
-        let after = inner.registry.member(id).cloned();
-        if let Some(member) = after.filter(|member| before.as_ref() != Some(member)) {
-            self.state.put(Table::Workload, id, &*member)?;
         }
         self.publish_if_members_changed(&mut inner)?;
         Ok(())

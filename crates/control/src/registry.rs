@@ -51,9 +51,6 @@ pub struct Member {
     pub advertised: BTreeMap<u16, u16>,
     pub headless: bool,
     pub addresses: Addresses,
-    /// Whether it has ever been ready: a restarted control plane does not send traffic to who is still starting.
-    #[serde(default)]
-    pub was_ready: bool,
 }
 
 impl Member {
@@ -252,14 +249,14 @@ pub struct Joined {
 }
 
 impl Registry {
-    /// Members of an earlier run: who was ready is, as far as is known, until the lease ends.
+    /// Members of an earlier run, ready as far as is known until their lease ends.
     pub fn restore(members: impl IntoIterator<Item = Member>, now: Instant) -> Registry {
         let members = members
             .into_iter()
             .map(|member| {
                 let live = Live {
-                    readiness: first(member.was_ready),
                     member: Arc::new(member),
+                    readiness: Readiness::Ready,
                     streams: 0,
                     until: now + LEASE,
                 };
@@ -314,14 +311,17 @@ impl Registry {
             advertised,
             headless: request.headless,
             addresses: ranges.workload(index),
-            was_ready: request.ready,
         });
         let streams = self.members.get(&id).map_or(0, |live| live.streams);
         self.members.insert(
             id.clone(),
             Live {
                 member: member.clone(),
-                readiness: first(request.ready),
+                readiness: if request.ready {
+                    Readiness::Ready
+                } else {
+                    Readiness::Starting
+                },
                 streams,
                 until: now + LEASE,
             },
@@ -431,7 +431,7 @@ impl Registry {
         self.members.remove(id).map(|live| live.member)
     }
 
-    /// A readiness report, which is a sign of life too; the first that is ready changes the member. `false`: no such workload; it has to register again.
+    /// A readiness report, which is a sign of life too. `false`: no such workload; it has to register again.
     pub fn report(&mut self, id: &str, readiness: Readiness, now: Instant) -> bool {
         let Some(live) = self.members.get_mut(id) else {
             return false;
@@ -440,9 +440,6 @@ impl Registry {
         // Draining is final: a probe that still succeeds must not bring callers back.
         if live.readiness != Readiness::Draining || readiness == Readiness::Starting {
             live.readiness = readiness;
-        }
-        if readiness == Readiness::Ready && !live.member.was_ready {
-            Arc::make_mut(&mut live.member).was_ready = true;
         }
         true
     }
@@ -560,14 +557,6 @@ fn is_label(text: &str) -> bool {
         && text.bytes().all(byte)
         && !text.starts_with('-')
         && !text.ends_with('-')
-}
-
-fn first(ready: bool) -> Readiness {
-    if ready {
-        Readiness::Ready
-    } else {
-        Readiness::Starting
-    }
 }
 
 #[cfg(test)]
@@ -700,10 +689,6 @@ mod tests {
         let (mut registry, mut allocator, now) =
             (Registry::default(), Allocator::default(), Instant::now());
         let member = join(&mut registry, &mut allocator, "users", now);
-        let starting = Registry::restore([(*member).clone()], now);
-        assert!(!starting.workloads(now).by_id[&member.id].takes_traffic());
-        registry.report(&member.id, Readiness::Ready, now);
-        let member = registry.member(&member.id).expect("it joined").clone();
         let registry = Registry::restore([(*member).clone()], now);
         assert!(registry.workloads(now).by_id[&member.id].takes_traffic());
         assert_eq!(registry.next_deadline(now), Some(now + LEASE));

@@ -124,8 +124,9 @@ pub mod envoy {
     /// `Http2ProtocolOptions`.
     pub const HTTP2: Http2 = Http2 {
         max_concurrent_streams: 1024,
-        initial_stream_window: 16 << 20,
-        initial_connection_window: 24 << 20,
+        // Envoy's are 16 and 24 MiB.
+        initial_stream_window: None,
+        initial_connection_window: None,
         keepalive: None,
         // Envoy's, but for resets: it counts answered streams too, and allows 1000 and 33 each second.
         allow_connect: false,

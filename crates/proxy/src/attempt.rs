@@ -293,7 +293,7 @@ impl<'v> Plan<'v> {
                 self.tried.push(picked.member.clone());
             }
             if let Some(learnt) = self.learnt.take() {
-                request.worker().done(self.cluster, picked, &learnt);
+                request.worker().done(self.cluster, &picked, &learnt);
             }
         }
     }
@@ -472,6 +472,8 @@ async fn one<D: Downstream>(
         plan.mirrors = mirror::start(request, plan.forward, down.request(), body);
     }
     let strict = !down.request().method().is_idempotent();
+    let idle = plan.idle.map(|idle| began + idle);
+    let until = earliest([plan.deadline, plan.stream_deadline, idle]);
     let opening = pool::acquire(
         request.connection,
         plan.cluster,
@@ -480,11 +482,12 @@ async fn one<D: Downstream>(
         pool::Wanted {
             strict,
             fresh: plan.attempts.is_replay(),
+            until,
             head: down.request(),
             upgrade: admitted.upgrade,
         },
     );
-    let limit = earliest([per_try, plan.deadline, plan.stream_deadline]);
+    let limit = earliest([per_try, until]);
     let opened = {
         let mut opening = std::pin::pin!(opening);
         // A pooled connection is there at once: no timer is made for it.
@@ -502,10 +505,14 @@ async fn one<D: Downstream>(
         && down.request().version == Version::Http2
         && let Leg::Http2(up) = &up
     {
-        let limit = limit.unwrap_or(began + FIRST_ANSWER);
-        tokio::time::timeout_at(limit, up.begun())
-            .await
-            .map_err(|_| timed_out(plan, per_try))?;
+        let most = began + FIRST_ANSWER;
+        let until = limit.map_or(most, |limit| limit.min(most));
+        let told = tokio::time::timeout_at(until, up.begun()).await;
+        told.map_err(|_| match limit {
+            Some(limit) if limit <= Instant::now() => timed_out(plan, per_try),
+            // It is open, but of no use.
+            _ => Error::new(Reason::ConnectTimeout, Retry::Unprocessed),
+        })?;
     }
     request.upstream_local = up.local();
     plan.sent = Instant::now();

@@ -43,8 +43,9 @@ pub trait Balancer {
     /// The index of one of the adopted members; `None` only if there are none.
     fn pick(&mut self, members: &[Arc<Member>], ask: &mut Ask<'_>) -> Option<usize>;
 
-    /// A request that was picked for has ended.
-    fn done(&mut self, _member: &Member, _outcome: &Outcome) {}
+    /// A request that was picked for has ended. What is learnt is kept at the member: balancers are made anew whenever
+    /// somebody's health changes.
+    fn done(&self, _member: &Member, _outcome: &Outcome) {}
 }
 
 /// The table of balancers: one file and one row each. `None`: the cluster knows its one member by itself.
@@ -427,6 +428,8 @@ pub struct Balance {
     zones: Option<Nearby>,
     /// Where all members would serve in a panic, nobody does.
     fails_in_panic: bool,
+    /// Hears how requests ended, whoever picked for them.
+    learner: Option<Box<dyn Balancer>>,
     /// In place of all that follows: each subset balances by itself.
     subsets: Option<Box<Parts>>,
     roster: Arc<Roster>,
@@ -470,6 +473,7 @@ struct Pool {
 impl Balance {
     pub fn new(policy: LbPolicy, panic: Panic) -> Balance {
         Balance {
+            learner: balancer(&policy, None),
             policy,
             panic,
             by_locality: false,
@@ -630,12 +634,9 @@ impl Balance {
     }
 
     /// Feeds back how a request ended.
-    pub fn done(&mut self, picked: Picked, outcome: &Outcome) {
-        if let Some(subsets) = &mut self.subsets {
-            return subsets.done(picked, outcome);
-        }
-        for pool in self.tiers.iter_mut().flat_map(|tier| &mut tier.pools) {
-            pool.balancer.done(&picked.member, outcome);
+    pub fn done(&self, picked: &Picked, outcome: &Outcome) {
+        if let Some(learner) = &self.learner {
+            learner.done(&picked.member, outcome);
         }
     }
 

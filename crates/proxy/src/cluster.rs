@@ -38,12 +38,18 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug)]
 pub struct Breaker {
     limits: Thresholds,
+    counts: Arc<Counts>,
+    /// Hands out connections fairly once there is a limit worth counting.
+    permits: Option<Arc<Semaphore>>,
+}
+
+/// What is under way, whatever the limits were when it began.
+#[derive(Debug, Default)]
+struct Counts {
     pending: AtomicU32,
     requests: AtomicU32,
     retries: AtomicU32,
     connections: AtomicU32,
-    /// Hands out connections fairly once there is a limit worth counting.
-    permits: Option<Arc<Semaphore>>,
 }
 
 /// One counted thing; uncounted when dropped.
@@ -66,17 +72,20 @@ fn enter(counter: &AtomicU32, limit: u32) -> Option<Permit<'_>> {
 }
 
 impl Breaker {
-    fn new(limits: Thresholds) -> Breaker {
-        let permits = (limits.max_connections < u32::MAX).then(|| {
-            let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX);
-            Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
-        });
+    /// `old`: the one before another configuration came. What it let in counts on, so that a limit holds across a push;
+    /// but a limit on connections that is itself another one counts anew.
+    fn new(limits: Thresholds, old: Option<&Breaker>) -> Breaker {
+        let same = old.filter(|old| old.limits.max_connections == limits.max_connections);
+        let permits = match same {
+            Some(same) => same.permits.clone(),
+            None => (limits.max_connections < u32::MAX).then(|| {
+                let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX);
+                Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
+            }),
+        };
         Breaker {
             limits,
-            pending: AtomicU32::new(0),
-            requests: AtomicU32::new(0),
-            retries: AtomicU32::new(0),
-            connections: AtomicU32::new(0),
+            counts: old.map(|old| old.counts.clone()).unwrap_or_default(),
             permits,
         }
     }
@@ -92,12 +101,12 @@ impl Breaker {
 
     /// Counts a request; it is refused at `max_requests`.
     pub fn request(&self) -> Result<Permit<'_>, Reason> {
-        enter(&self.requests, self.limits.max_requests).ok_or(Reason::CircuitOpenRequests)
+        enter(&self.counts.requests, self.limits.max_requests).ok_or(Reason::CircuitOpenRequests)
     }
 
     /// Counts a request that waits for a connection; it is refused at `max_pending`.
     pub fn pending(&self) -> Result<Permit<'_>, Reason> {
-        enter(&self.pending, self.limits.max_pending).ok_or(Reason::CircuitOpenPending)
+        enter(&self.counts.pending, self.limits.max_pending).ok_or(Reason::CircuitOpenPending)
     }
 
     /// Counts a retry, within the budget where there is one, else within `max_retries`; `None` at the limit.
@@ -106,25 +115,25 @@ impl Breaker {
             None => self.limits.max_retries,
             Some(budget) => {
                 // Those that wait for a connection are among them.
-                let active = self.requests.load(Ordering::Relaxed);
+                let active = self.counts.requests.load(Ordering::Relaxed);
                 let share = f64::from(active) * budget.percent / 100.0;
                 // Rounded up, as Envoy does; a share of u32 counts fits.
                 (share.ceil() as u32).max(budget.min_concurrency)
             }
         };
-        enter(&self.retries, limit)
+        enter(&self.counts.retries, limit)
     }
 
     pub fn active_requests(&self) -> u32 {
-        self.requests.load(Ordering::Relaxed)
+        self.counts.requests.load(Ordering::Relaxed)
     }
 
     pub fn pending_requests(&self) -> u32 {
-        self.pending.load(Ordering::Relaxed)
+        self.counts.pending.load(Ordering::Relaxed)
     }
 
     pub fn active_connections(&self) -> u32 {
-        self.connections.load(Ordering::Relaxed)
+        self.counts.connections.load(Ordering::Relaxed)
     }
 
     /// The semaphore that connections are counted by; `None` without a limit.
@@ -133,11 +142,11 @@ impl Breaker {
     }
 
     pub(crate) fn connection_opened(&self) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.counts.connections.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn connection_closed(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.counts.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -246,8 +255,8 @@ impl Cluster {
             replaced: Notify::new(),
             service: config.service.as_deref().map(labels::service),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            default: Breaker::new(config.breakers.default.clone()),
-            high: Breaker::new(config.breakers.high.clone()),
+            default: Breaker::new(config.breakers.default.clone(), old.map(|old| &old.default)),
+            high: Breaker::new(config.breakers.high.clone(), old.map(|old| &old.high)),
             transports: Transports::new(&config.transport, secrets),
             endpoints: ArcSwap::from_pointee(endpoints),
             roster: ArcSwap::new(roster),
@@ -349,7 +358,7 @@ impl Cluster {
         self.is_at_limit()
             && [&self.default, &self.high]
                 .iter()
-                .any(|breaker| breaker.pending.load(Ordering::Relaxed) > 0)
+                .any(|breaker| breaker.counts.pending.load(Ordering::Relaxed) > 0)
     }
 
     /// Whether `max_connections` is reached.

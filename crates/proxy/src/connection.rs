@@ -33,6 +33,8 @@ pub struct Connection {
     /// Counts the process's connections.
     pub id: u64,
     pub opened: tokio::time::Instant,
+    /// 0 to 1, by chance: see [`Connection::end`].
+    pub(crate) chance: f64,
     pub worker: Rc<Worker>,
     pub listener: Name,
     pub chain: RefCell<Arc<Chain>>,
@@ -57,6 +59,14 @@ pub struct Connection {
     /// The application noted a cause for what it sends here.
     pub(crate) caused: Cell<bool>,
     pub(crate) registration: RefCell<Option<Registration>>,
+}
+
+impl Connection {
+    /// When one that may live for `most` ends: 10 % earlier or later, so that the connections of a moment do not all end
+    /// together (R32.1).
+    pub(crate) fn end(&self, most: Duration) -> tokio::time::Instant {
+        self.opened + most.mul_f64(0.9 + 0.2 * self.chance)
+    }
 }
 
 impl Drop for Connection {
@@ -404,6 +414,7 @@ impl Arrival {
         Rc::new(Connection {
             id: self.worker.shared.counters.accepted(),
             opened: tokio::time::Instant::now(),
+            chance: self.worker.chance(),
             listener: self.listener.config.name.clone(),
             version: Cell::new(self.worker.view().version),
             direction: self.listener.config.direction,

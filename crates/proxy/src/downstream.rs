@@ -238,7 +238,7 @@ impl Http1 {
         let oldest = timeouts.max_connection_duration.filter(|_| waiting);
         let deadline = earliest([
             timeout.map(|timeout| start + timeout),
-            oldest.map(|oldest| connection.opened + oldest),
+            oldest.map(|oldest| connection.end(oldest)),
         ]);
         timer.set(match resting {
             true => Some(connection.opened + FRESH),
@@ -338,10 +338,9 @@ impl Intake {
         self.admitted = http1::admit(&mut self.head, &rules).map_err(|error| error.reason())?;
         self.decoder = Decoder::new(self.admitted.framing, self.limits);
         let most = proxy.config.limits.max_requests_per_connection;
-        let age = connection.opened.elapsed();
         let limit = proxy.config.timeouts.max_connection_duration;
         self.keep_alive = self.admitted.keep_alive
-            && limit.is_none_or(|limit| age < limit)
+            && limit.is_none_or(|limit| Instant::now() < connection.end(limit))
             && (most == 0 || self.served + 1 < most)
             && !connection.is_draining();
         Ok(())

@@ -17,7 +17,6 @@ mod spelling;
 mod streams;
 mod websocket;
 
-use ripstop_model::defaults::envoy;
 use ripstop_model::snapshot::cluster::Http2;
 
 pub(crate) use crew::Crew;
@@ -36,19 +35,27 @@ const SHARED_STREAMS: u32 = 128;
 /// connection has room for all streams, so that nobody waits for another's reader.
 const SHARED_STREAM_WINDOW: u32 = 512 * 1024;
 const SHARED_WINDOW: u32 = SHARED_STREAMS * SHARED_STREAM_WINDOW;
-/// The window of a stream where nothing is configured: of Envoy's 16 MiB two use up its connection's 24.
+/// The windows where none are configured: Envoy has the same for the connection, but two of its streams, with 16 MiB each, use
+/// that up.
 const STREAM_WINDOW: u32 = 1024 * 1024;
+const WINDOW: u32 = 24 * 1024 * 1024;
 
 /// The windows of each stream and of its connection. `shared`: by HTTP/1 requests.
 fn windows(settings: &Http2, shared: bool) -> (u32, u32) {
-    let of = |http2: &Http2| (http2.initial_stream_window, http2.initial_connection_window);
-    let (stream, connection) = of(settings);
+    let (stream, connection) = (
+        settings.initial_stream_window,
+        settings.initial_connection_window,
+    );
     match shared {
         true => (
-            stream.min(SHARED_STREAM_WINDOW),
-            connection.max(SHARED_WINDOW),
+            stream.map_or(SHARED_STREAM_WINDOW, |stream| {
+                stream.min(SHARED_STREAM_WINDOW)
+            }),
+            connection.map_or(SHARED_WINDOW, |connection| connection.max(SHARED_WINDOW)),
         ),
-        false if of(settings) == of(&envoy::HTTP2) => (STREAM_WINDOW, connection),
-        false => (stream, connection),
+        false => (
+            stream.unwrap_or(STREAM_WINDOW),
+            connection.unwrap_or(WINDOW),
+        ),
     }
 }

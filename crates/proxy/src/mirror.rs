@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ripstop_model::snapshot::route::{Forward, Priority};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::attempt::Plan;
 use crate::balance::Wish;
@@ -176,6 +177,7 @@ impl Shadow {
             pool::Wanted {
                 strict: true,
                 fresh: false,
+                until: Some(Instant::now() + SHADOW),
                 head: &self.head,
                 upgrade: None,
             },

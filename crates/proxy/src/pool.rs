@@ -117,6 +117,8 @@ pub struct Wanted<'a> {
     pub strict: bool,
     /// No HTTP/1 connection that has served before will do.
     pub fresh: bool,
+    /// No longer does it wait for its turn at the limit of connections; `None`: for as long as it takes.
+    pub until: Option<Instant>,
     pub head: &'a RequestHead,
     pub upgrade: Option<Upgrade>,
 }
@@ -155,9 +157,7 @@ pub async fn acquire(
     if carries == Carries::Http2 {
         return place.session(key).await;
     }
-    if !wanted.fresh
-        && let Some(idle) = worker.pools.take(cluster, &key, wanted.strict, now)
-    {
+    if let Some(idle) = worker.pools.take(cluster, &key, wanted, now) {
         return Ok(Leg::Http1(idle));
     }
     let breaker = cluster.breaker(priority);
@@ -167,12 +167,13 @@ pub async fn acquire(
             return Ok(Leg::Http2(Box::new(http2::client::Http2::new(lease))));
         }
         // The one by which that was found out is somebody's.
-        if let Some(idle) = worker.pools.take(cluster, &key, wanted.strict, now) {
+        if let Some(idle) = worker.pools.take(cluster, &key, wanted, now) {
             return Ok(Leg::Http1(idle));
         }
     }
-    let ticket = match place.ticket(&key).await? {
-        Turn::Given(given) => return Ok(Leg::Http1(given)),
+    let ticket = match place.ticket(&key, wanted.until).await? {
+        Turn::Given(given) if !wanted.fresh => return Ok(Leg::Http1(given)),
+        Turn::Given(given) => given.into_ticket(),
         Turn::Free(ticket) => ticket,
     };
     let (stream, proof) = place.open(carries).await?;
@@ -309,7 +310,8 @@ impl Place<'_> {
     }
 
     async fn begin(&self, key: &Key, carries: Carries) -> Result<Rc<Session>, Error> {
-        let ticket = match self.ticket(key).await? {
+        // Whoever waits for it has a limit of his own.
+        let ticket = match self.ticket(key, None).await? {
             Turn::Free(ticket) => ticket,
             // Of the other protocol: only its place is of use.
             Turn::Given(idle) => idle.into_ticket(),
@@ -374,8 +376,8 @@ impl Place<'_> {
         open(to, carries).await
     }
     /// A place among the cluster's connections. At the limit an idle connection to another member gives way, here or on
-    /// another worker; otherwise the request waits its turn.
-    async fn ticket(&self, key: &Key) -> Result<Turn, Error> {
+    /// another worker; otherwise the request waits its turn, among `max_pending` of them at most, and `until` then.
+    async fn ticket(&self, key: &Key, until: Option<Instant>) -> Result<Turn, Error> {
         let worker = &self.connection.worker;
         let high = self.priority == Priority::High;
         let free = |permit| Ok(Turn::Free(Ticket::new(self.cluster.clone(), high, permit)));
@@ -388,13 +390,21 @@ impl Place<'_> {
         let given = worker.pools.wait(self.cluster, key);
         worker.pools.give_up_idle();
         worker.shared.want_connection(worker.index);
+        let full = || Error::terminal(Reason::CircuitOpenConnections);
+        let out_of_time = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             Ok(idle) = given => Ok(Turn::Given(idle)),
             permit = permits.clone().acquire_owned() => match permit {
                 Ok(permit) => free(Some(permit)),
-                Err(_) => Err(Error::terminal(Reason::CircuitOpenConnections)),
+                Err(_) => Err(full()),
             },
+            () = out_of_time => Err(full()),
         }
     }
 }
@@ -551,30 +561,33 @@ impl Pools {
         clusters.values().map(|pool| pool.sessions.len()).sum()
     }
 
-    /// The most recently used connection that is still silent. `strict` asks the kernel, for requests that must not be
-    /// sent twice.
-    pub fn take(
+    /// The most recently used connection that is still silent and will do.
+    fn take(
         &self,
         cluster: &Cluster,
         key: &Key,
-        strict: bool,
+        wanted: Wanted<'_>,
         now: Instant,
     ) -> Option<Box<Http1>> {
         let mut clusters = self.clusters.borrow_mut();
         let pool = clusters.get_mut(&cluster.id)?;
         pool.follow();
         let stack = pool.idle.get_mut(key)?;
-        while let Some(mut idle) = stack.pop() {
+        while let Some(at) = stack
+            .iter()
+            .rposition(|idle| !(wanted.fresh && idle.has_served()))
+        {
+            let mut idle = stack.remove(at);
             if is_old(&idle, cluster, now) {
                 continue;
             }
             let (age, _) = idle.ages(now);
-            if !idle.is_silent(strict) {
+            if !idle.is_silent(wanted.strict) {
                 cluster.closed_after(age);
                 continue;
             }
             // What cannot be sent twice takes no chances.
-            if !(strict && cluster.is_about_to_close(age)) {
+            if !(wanted.strict && cluster.is_about_to_close(age)) {
                 return Some(idle);
             }
         }

@@ -124,6 +124,7 @@ pub(crate) async fn serve(
     let connection = Rc::new(Connection {
         id: worker.shared.counters.accepted(),
         opened: told.opened,
+        chance: worker.chance(),
         listener: accepting.config.name.clone(),
         chain: RefCell::new(accepting.refusing.clone()),
         version: Cell::new(worker.view().version),

@@ -367,7 +367,7 @@ async fn relay(
     drop(greeting);
     let last = config
         .max_connection_duration
-        .map(|most| connection.opened + most);
+        .map(|most| connection.end(most));
     let mut version = worker.view().version;
     let mut idle = Timer::default();
     let mut limit = Timer::default();

@@ -105,6 +105,10 @@ impl Http1 {
         &self.key
     }
 
+    pub(crate) fn has_served(&self) -> bool {
+        self.served > 0
+    }
+
     /// How long it has been idle, and open.
     pub(crate) fn ages(&self, now: Instant) -> (Duration, Duration) {
         (

@@ -206,6 +206,11 @@ impl Worker {
         z ^ (z >> 31)
     }
 
+    /// As [`Worker::random`], from 0 to 1.
+    pub(crate) fn chance(&self) -> f64 {
+        self.random() as f64 / u64::MAX as f64
+    }
+
     /// A member for the next attempt: where the client wanted to go, if that is known and the cluster passes connections
     /// on, else by the cluster's policy.
     pub fn choose(
@@ -236,8 +241,8 @@ impl Worker {
     }
 
     /// What became of a request on a picked member.
-    pub fn done(&self, cluster: &Cluster, picked: Picked, outcome: &balance::Outcome) {
-        if let Some(balance) = self.balances.borrow_mut().get_mut(&cluster.id) {
+    pub fn done(&self, cluster: &Cluster, picked: &Picked, outcome: &balance::Outcome) {
+        if let Some(balance) = self.balances.borrow().get(&cluster.id) {
             balance.done(picked, outcome);
         }
     }

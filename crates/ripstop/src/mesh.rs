@@ -1,6 +1,6 @@
 //! A [`Plan`] → a running mesh: its place on this host, its control plane, its replicas, its metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::plan::{Plan, Wanted};
 use crate::replica::{self, METRICS, News, Order, Replica, Surroundings, Voice};
 use crate::scrape::{self, Targets};
 use crate::sidecar::Discovery;
-use crate::turn::{Former, Turns};
+use crate::turn::{Former, Turn};
 
 const XDS: u16 = 15010;
 const XDS_TLS: u16 = 15012;
@@ -39,29 +39,8 @@ struct Held {
     task: JoinHandle<()>,
     /// It has a successor: while it waits for its turn, it goes on waiting.
     superseded: Arc<AtomicBool>,
-    /// No longer wanted: it goes when those of its workload that are serve.
-    is_leaving: bool,
     /// It has ended for good, with this exit.
     over: Option<Option<Exit>>,
-}
-
-impl Held {
-    /// What its successor has to end.
-    fn replaced(self) -> Former {
-        self.superseded.store(true, Ordering::Relaxed);
-        Former {
-            id: self.wanted.id(),
-            workload: self.wanted.workload(),
-            orders: self.orders,
-            task: self.task,
-        }
-    }
-}
-
-/// Every replica with its workload.
-fn crews(plan: &Plan) -> impl Iterator<Item = (String, String)> {
-    let replicas = plan.replicas.iter();
-    replicas.map(|(id, wanted)| (wanted.workload(), id.clone()))
 }
 
 /// How a mesh is run, beside what its file says.
@@ -85,7 +64,6 @@ pub(crate) struct Mesh {
     client: Client,
     around: Arc<Surroundings>,
     held: BTreeMap<String, Held>,
-    turns: Arc<Turns>,
     targets: Targets,
     metrics: Vec<SocketAddr>,
     tell: mpsc::Sender<News>,
@@ -123,8 +101,6 @@ impl Mesh {
         })?;
         let around = Arc::new(surroundings(&plan, &choices, &client));
         let (tell, news) = mpsc::channel(64);
-        let turns = Turns::new(client.clone());
-        turns.plan(crews(&plan));
         Ok(Mesh {
             choices,
             plan,
@@ -134,7 +110,6 @@ impl Mesh {
             client,
             around,
             held: BTreeMap::new(),
-            turns: Arc::new(turns),
             targets,
             metrics,
             tell,
@@ -167,8 +142,8 @@ impl Mesh {
     }
 
     /// Starts a replica; after its former self has ended. Says when that is.
-    fn keep(&mut self, wanted: Wanted, before: Option<Former>) {
-        let (orders, mut told) = watch::channel(Order::Run);
+    fn keep(&mut self, wanted: Wanted, before: Option<(Former, Option<Turn>)>) -> Turn {
+        let (orders, told) = watch::channel(Order::Run);
         let voice = Voice::Prefixed(self.choices.output.clone());
         let replica = Replica::new(
             wanted.clone(),
@@ -176,54 +151,28 @@ impl Mesh {
             voice,
             self.tell.clone(),
         );
+        let (replaced, turn) = Turn::after(self.client.clone(), wanted.id());
         let superseded = Arc::new(AtomicBool::new(false));
         let is_superseded = Arc::clone(&superseded);
-        let turns = Arc::clone(&self.turns);
-        let id = wanted.id();
         let task = tokio::spawn(async move {
-            if let Some(former) = before {
-                former.end(&turns, &mut told, &is_superseded).await;
+            let mut told = told;
+            if let Some((former, turn)) = before {
+                former.end(turn, &mut told, &is_superseded).await;
             }
-            turns.begun(&id);
-            replica.keep(told.clone()).await;
-            if *told.borrow() == Order::Run {
-                turns.over(&id);
-            }
+            replaced.send_replace(true);
+            replica.keep(told).await;
         });
-        self.hold(wanted, orders, task, superseded, false);
-    }
-
-    /// Stops a replica that is no longer wanted, when those that are serve.
-    fn leave(&mut self, held: Held) {
-        let (orders, mut told) = watch::channel(Order::Run);
-        let superseded = Arc::new(AtomicBool::new(false));
-        let is_superseded = Arc::clone(&superseded);
-        let turns = Arc::clone(&self.turns);
-        let wanted = held.wanted.clone();
-        let former = held.replaced();
-        let task = tokio::spawn(async move {
-            former.end(&turns, &mut told, &is_superseded).await;
-        });
-        self.hold(wanted, orders, task, superseded, true);
-    }
-
-    fn hold(
-        &mut self,
-        wanted: Wanted,
-        orders: watch::Sender<Order>,
-        task: JoinHandle<()>,
-        superseded: Arc<AtomicBool>,
-        is_leaving: bool,
-    ) {
-        let held = Held {
-            orders,
-            task,
-            superseded,
-            is_leaving,
-            over: None,
-            wanted,
-        };
-        self.held.insert(held.wanted.id(), held);
+        self.held.insert(
+            wanted.id(),
+            Held {
+                wanted,
+                orders,
+                task,
+                superseded,
+                over: None,
+            },
+        );
+        turn
     }
 
     /// Waits until every workload is ready, or has done its work.
@@ -268,10 +217,7 @@ impl Mesh {
                 workload.id == id && workload.alive && workload.readiness == Readiness::Ready
             })
         };
-        let held = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.over.is_none() && !held.is_leaving);
+        let held = self.held.iter().filter(|(_, held)| held.over.is_none());
         Ok(held
             .map(|(id, _)| id)
             .filter(|id| !is_ready(id))
@@ -358,26 +304,30 @@ impl Mesh {
         let moved =
             around.discovery != self.around.discovery || tracing(&plan) != tracing(&self.plan);
         self.around = Arc::new(around);
-        self.turns.plan(crews(&plan));
         let (mut stopped, mut started, mut restarted) = (0, 0, 0);
+        for (id, held) in &self.held {
+            let same = |wanted: &&Wanted| **wanted == held.wanted && !moved;
+            let stays = plan.replicas.get(id).filter(same).is_some();
+            held.superseded.store(!stays, Ordering::Relaxed);
+        }
+        // Those of one workload follow each other in the order of their ids.
+        let mut last: HashMap<String, Turn> = HashMap::new();
         for (id, held) in std::mem::take(&mut self.held) {
             match plan.replicas.get(&id) {
-                Some(wanted) if *wanted == held.wanted && !held.is_leaving && !moved => {
+                Some(wanted) if *wanted == held.wanted && !moved => {
                     self.held.insert(id, held);
                 }
                 Some(wanted) => {
                     restarted += 1;
-                    self.turns.queue(&id);
-                    self.keep(wanted.clone(), Some(held.replaced()));
-                }
-                None if held.is_leaving => {
-                    if !held.task.is_finished() {
-                        self.held.insert(id, held);
-                    }
+                    let workload = wanted.workload();
+                    let Held { orders, task, .. } = held;
+                    let before = (Former { orders, task }, last.remove(&workload));
+                    let next = self.keep(wanted.clone(), Some(before));
+                    last.insert(workload, next);
                 }
                 None => {
                     stopped += 1;
-                    self.leave(held);
+                    held.orders.send_replace(Order::Stop(libc::SIGTERM));
                 }
             }
         }

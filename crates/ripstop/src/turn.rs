@@ -1,8 +1,6 @@
-//! Replicas of a workload that are replaced or leave while the mesh runs → one after the other, so that the others serve.
+//! Replicas of a workload that are replaced while the mesh runs → one after the other, so that some always serve.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ripstop_control::api::message::{Readiness, Workload};
@@ -13,106 +11,11 @@ use tokio::time::sleep;
 use crate::client::Client;
 use crate::replica::Order;
 
-/// Between looks at who is ready.
+/// Between looks at whether the replica before is ready.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Whose turn it is to stop: a replica that is not ready, at any time; one that is ready, when every other that its
-/// workload is to have serves, and those to be replaced in the order of their ids.
-pub(crate) struct Turns {
-    client: Client,
-    crews: Mutex<Crews>,
-}
-
-#[derive(Default)]
-struct Crews {
-    /// Workload → its replicas.
-    wanted: BTreeMap<String, BTreeSet<String>>,
-    /// Those that are to be replaced.
-    waiting: BTreeSet<String>,
-    /// Those that have been told to stop, and may still look ready.
-    going: BTreeSet<String>,
-    /// Those that have done their work.
-    over: BTreeSet<String>,
-}
-
-impl Turns {
-    pub(crate) fn new(client: Client) -> Turns {
-        Turns {
-            client,
-            crews: Mutex::default(),
-        }
-    }
-
-    /// Says which replicas a workload is to have (its name and their ids), and forgets all others.
-    pub(crate) fn plan(&self, replicas: impl Iterator<Item = (String, String)>) {
-        let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (workload, id) in replicas {
-            wanted.entry(workload).or_default().insert(id);
-        }
-        let mut crews = self.crews();
-        let known: BTreeSet<&String> = wanted.values().flatten().collect();
-        crews.waiting.retain(|id| known.contains(id));
-        crews.wanted = wanted;
-    }
-
-    /// A replica is to be replaced, when its turn comes.
-    pub(crate) fn queue(&self, id: &str) {
-        self.crews().waiting.insert(id.to_owned());
-    }
-
-    pub(crate) fn begun(&self, id: &str) {
-        self.crews().over.remove(id);
-    }
-
-    /// It has done its work, and nobody waits for it to get ready.
-    pub(crate) fn over(&self, id: &str) {
-        self.crews().over.insert(id.to_owned());
-    }
-
-    /// `superseded`: another has taken its place in the queue.
-    async fn come(&self, workload: &str, id: &str, superseded: &AtomicBool) {
-        loop {
-            // A control plane that does not answer is asked again.
-            if let Ok(workloads) = self.client.fetch::<Vec<Workload>>("/v1/workloads").await {
-                let is_ready = |w: &Workload| w.alive && w.readiness == Readiness::Ready;
-                let ready = workloads.into_iter().filter(is_ready).map(|w| w.id);
-                let mut crews = self.crews();
-                let may_go = crews.may_go(workload, id, &ready.collect());
-                if may_go && !superseded.load(Ordering::Relaxed) {
-                    crews.waiting.remove(id);
-                    crews.going.insert(id.to_owned());
-                    return;
-                }
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    fn crews(&self) -> MutexGuard<'_, Crews> {
-        self.crews.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Crews {
-    fn may_go(&self, workload: &str, id: &str, ready: &BTreeSet<String>) -> bool {
-        let is_wanted = |crew: &BTreeSet<String>| crew.contains(id);
-        let crew = self.wanted.get(workload);
-        let stays = crew.is_some_and(is_wanted);
-        let serves = |other: &String| {
-            let comes_after = stays && other.as_str() > id;
-            (comes_after || !self.waiting.contains(other))
-                && (self.over.contains(other)
-                    || ready.contains(other) && !self.going.contains(other))
-        };
-        let mut others = crew.into_iter().flatten().filter(|other| *other != id);
-        !ready.contains(id) || others.all(serves)
-    }
-}
-
-/// A replica that goes on until it is its turn to stop.
+/// A replica that goes on until it is its successor's turn.
 pub(crate) struct Former {
-    pub(crate) id: String,
-    pub(crate) workload: String,
     pub(crate) orders: watch::Sender<Order>,
     pub(crate) task: JoinHandle<()>,
 }
@@ -122,12 +25,20 @@ impl Former {
     /// `superseded`: the successor has one itself, and is not to take its turn any more.
     pub(crate) async fn end(
         mut self,
-        turns: &Turns,
+        turn: Option<Turn>,
         told: &mut watch::Receiver<Order>,
         superseded: &AtomicBool,
     ) {
+        let come = async {
+            if let Some(turn) = turn {
+                turn.come().await;
+            }
+            if superseded.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
-            () = turns.come(&self.workload, &self.id, superseded) => drop(self.orders.send_replace(Order::Stop(libc::SIGTERM))),
+            () = come => drop(self.orders.send_replace(Order::Stop(libc::SIGTERM))),
             changed = told.wait_for(|order| *order != Order::Run) => drop(changed),
         }
         loop {
@@ -136,65 +47,50 @@ impl Former {
                 self.orders.send_replace(order);
             }
             tokio::select! {
-                _ = &mut self.task => break,
+                _ = &mut self.task => return,
                 changed = told.changed() => if changed.is_err() {
-                    // Whoever could give an order is gone: that is one to stop.
-                    if order == Order::Run {
-                        self.orders.send_replace(Order::Stop(libc::SIGTERM));
-                    }
                     let _ = (&mut self.task).await;
-                    break;
+                    return;
                 },
             }
         }
-        turns.crews().going.remove(&self.id);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Comes when the replica before has been replaced and is ready, or is over.
+pub(crate) struct Turn {
+    client: Client,
+    id: String,
+    /// Whether its former self has ended; closed: it is over.
+    replaced: watch::Receiver<bool>,
+}
 
-    fn ids(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+impl Turn {
+    /// The turn after the replica `id`, and what that has to say once its former self has ended.
+    pub(crate) fn after(client: Client, id: String) -> (watch::Sender<bool>, Turn) {
+        let (said, replaced) = watch::channel(false);
+        let turn = Turn {
+            client,
+            id,
+            replaced,
+        };
+        (said, turn)
     }
 
-    #[test]
-    fn one_goes_when_all_others_serve() {
-        let mut crews = Crews {
-            wanted: BTreeMap::from([("w".to_owned(), ids(&["w-0", "w-1"]))]),
-            waiting: ids(&["w-0", "w-1"]),
-            ..Crews::default()
-        };
-        let all = ids(&["w-0", "w-1", "w-2"]);
-        let go = |crews: &Crews, ready: &BTreeSet<String>| {
-            let may_go = |id: &&str| crews.may_go("w", id, ready);
-            ["w-0", "w-1", "w-2"]
-                .into_iter()
-                .filter(may_go)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            go(&crews, &all),
-            ["w-0"],
-            "in their order, and what is too many last"
-        );
-        crews.waiting.remove("w-0");
-        crews.going.insert("w-0".to_owned());
-        assert_eq!(go(&crews, &all), ["w-0"], "it looks ready for a moment");
-        crews.going.clear();
-        let one = ids(&["w-1", "w-2"]);
-        assert_eq!(go(&crews, &one), ["w-0"], "nobody misses who is not ready");
-        assert_eq!(go(&crews, &all), ["w-0", "w-1"]);
-        crews.waiting.clear();
-        assert_eq!(go(&crews, &all), ["w-0", "w-1", "w-2"]);
-        crews.over.insert("w-0".to_owned());
-        assert_eq!(
-            go(&crews, &one),
-            ["w-0", "w-1", "w-2"],
-            "who has done its work is not awaited"
-        );
-        crews.wanted.clear();
-        assert_eq!(go(&crews, &all), ["w-0", "w-1", "w-2"]);
+    async fn come(mut self) {
+        if self.replaced.wait_for(|replaced| *replaced).await.is_err() {
+            return;
+        }
+        while self.replaced.has_changed().is_ok() && !self.is_ready().await {
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn is_ready(&self) -> bool {
+        // A control plane that does not answer is asked again.
+        let workloads: Vec<Workload> = self.client.fetch("/v1/workloads").await.unwrap_or_default();
+        workloads.iter().any(|workload| {
+            workload.id == self.id && workload.alive && workload.readiness == Readiness::Ready
+        })
     }
 }

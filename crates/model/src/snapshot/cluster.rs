@@ -260,8 +260,9 @@ pub struct Http1 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http2 {
     pub max_concurrent_streams: u32,
-    pub initial_stream_window: u32,
-    pub initial_connection_window: u32,
+    /// Bytes; `None`: as the proxy sees fit, which depends on who shares the connection.
+    pub initial_stream_window: Option<u32>,
+    pub initial_connection_window: Option<u32>,
     pub keepalive: Option<Http2Keepalive>,
     pub floods: FloodLimits,
     /// A server offers extended CONNECT (RFC 8441).

@@ -56,7 +56,7 @@ impl Balancer for PeakEwma {
         Some(if cost(other) < cost(one) { other } else { one })
     }
 
-    fn done(&mut self, member: &Member, outcome: &Outcome) {
+    fn done(&self, member: &Member, outcome: &Outcome) {
         let load = &member.load;
         // Who asks to be left alone for a second is as good as one who takes a second, and to fail fast recommends nobody.
         let failed = if outcome.failed {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_model::subset::{Criteria, Part, Subsets, meets};
 use rustc_hash::FxHashMap;
 
-use super::{Ask, Balance, Outcome, Picked, Roster};
+use super::{Ask, Balance, Picked, Roster};
 
 /// One worker's balancers of one cluster, a balancer for each subset that was asked for.
 pub(super) struct Parts {
@@ -78,12 +78,5 @@ impl Parts {
             }
         }
         served
-    }
-
-    /// What balancers learn they keep at the member: any of them will do.
-    pub(super) fn done(&mut self, picked: Picked, outcome: &Outcome) {
-        if let Some((.., balance)) = self.parts.first_mut() {
-            balance.done(picked, outcome);
-        }
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_model::snapshot::endpoint::{Group, Health};
 
@@ -294,7 +294,7 @@ fn beside_a_good_one(answer: impl Fn(Duration) -> Outcome) -> u32 {
             }
             _ => good(Duration::from_millis(20), now),
         };
-        balance.done(picked, &outcome);
+        balance.done(&picked, &outcome);
     }
     count
 }
@@ -325,6 +325,53 @@ fn peak_ewma_leaves_alone_who_asks_for_it_and_is_not_won_by_fast_failures() {
     assert!(beside_a_good_one(failing) < 350);
 }
 
+/// Whoever picked, and whatever became of the members since: of a subset, of one that nobody is in, of none any more.
+#[test]
+fn what_a_request_met_is_learnt_with_subsets_too() {
+    let decay = Duration::from_secs(10);
+    let criteria = |stage: &str| BTreeMap::from([("stage".to_owned(), stage.to_owned())]);
+    let rules = Subsets {
+        fallback: ripstop_model::subset::Fallback::Nobody,
+        default: Criteria::new(),
+        selectors: vec![ripstop_model::subset::Selector {
+            keys: BTreeSet::from(["stage".to_owned()]),
+            fallback: None,
+        }],
+    };
+    let mut group = group(0, &[(1, 1, Health::Healthy), (2, 1, Health::Healthy)]);
+    for (endpoint, stage) in group.endpoints.iter_mut().zip(["dev", "prod"]) {
+        endpoint.labels = criteria(stage);
+    }
+    let (before, without) = (roster(vec![group], None), roster(Vec::new(), None));
+    let balance = Balance::new(LbPolicy::PeakEwma { decay }, STRICT);
+    let mut balance = balance.by_subsets(Some(Arc::new(rules)));
+    let mut dice = dice();
+    let mut pick = |roster: &Arc<Roster>, stage: &str| {
+        let criteria = criteria(stage);
+        let wish = Wish {
+            criteria: Some(&criteria),
+            ..Wish::default()
+        };
+        let picked = balance.pick(roster, &mut Ask::new(wish, Duration::ZERO, &mut dice));
+        // The members have changed since.
+        assert!(
+            balance
+                .pick(&without, &mut Ask::new(wish, Duration::ZERO, &mut dice))
+                .is_none()
+        );
+        if let Some(picked) = &picked {
+            balance.done(picked, &good(Duration::from_millis(70), Duration::ZERO));
+        }
+        picked
+    };
+    assert!(pick(&before, "none").is_none());
+    for (stage, port_of) in [("prod", 2), ("dev", 1)] {
+        let picked = pick(&before, stage).unwrap();
+        assert_eq!(port(&picked.member), port_of);
+        assert_eq!(picked.member.load.ewma.load(Ordering::Relaxed), 70_000_000);
+    }
+}
+
 #[test]
 fn peak_ewma_turns_from_the_slow_and_forgives() {
     let roster = even(2);
@@ -350,7 +397,7 @@ fn peak_ewma_turns_from_the_slow_and_forgives() {
                 wait: Duration::ZERO,
                 now,
             };
-            balance.done(picked, &outcome);
+            balance.done(&picked, &outcome);
         }
         slow
     };

@@ -1,6 +1,7 @@
 use ripstop_telemetry::Stats;
 
 use super::*;
+use crate::balance;
 use crate::pool::Ticket;
 use crate::tls::Secrets;
 
@@ -91,4 +92,66 @@ fn a_member_that_comes_later_is_new() {
         .map(|member| member.load.age(now))
         .collect();
     assert!(ages[0] >= ages[1] + Duration::from_millis(20), "{ages:?}");
+}
+
+/// A cluster of names `own` or `other` with one member in each zone.
+fn zoned(name: &str, more: &str, zones: Option<&Arc<Zones>>) -> Arc<Cluster> {
+    let text = format!(
+        "static_resources:\n  clusters:\n  - name: {name}\n    {more}\n    common_lb_config: {{zone_aware_lb_config: \
+         {{min_cluster_size: 1}}}}\n    load_assignment: {{cluster_name: {name}, endpoints: [{}, {}]}}\n",
+        in_zone("here", 1),
+        in_zone("there", 2),
+    );
+    let parsed = ripstop_wire::bootstrap::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+    Arc::new(Cluster::new(
+        parsed.clusters[0].clone(),
+        None,
+        &Stats::default(),
+        &Secrets::new(None),
+        zones,
+    ))
+}
+
+fn in_zone(zone: &str, port: u16) -> String {
+    format!(
+        "{{locality: {{zone: {zone}}}, lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}"
+    )
+}
+
+/// The proxies' own cluster counts as soon as its members are known, whatever balances it; it is hardly ever asked to.
+#[test]
+fn the_local_cluster_is_followed_whatever_its_balancer() {
+    for policy in ["ROUND_ROBIN", "RING_HASH", "MAGLEV"] {
+        let zones = Arc::new(Zones::new(ripstop_model::snapshot::Local {
+            cluster: "own".into(),
+            locality: ripstop_model::snapshot::Locality {
+                zone: "here".into(),
+                ..Default::default()
+            },
+        }));
+        let lb = format!("lb_policy: {policy}");
+        // Known later, as by EDS.
+        let eds = format!("{lb}\n    type: STRICT_DNS");
+        let own = zoned("own", &eds, Some(&zones));
+        let other = zoned("other", "lb_policy: ROUND_ROBIN", Some(&zones));
+        let mut balance = other.balance();
+        let mut here = || {
+            let mut draws = 0..;
+            let mut draw = || draws.next().unwrap_or_default();
+            let picks = (0..20).filter(|_| {
+                let mut ask = balance::Ask::new(Default::default(), Duration::ZERO, &mut draw);
+                let picked = balance.pick(&other.roster(), &mut ask).unwrap();
+                picked.member.locality.zone == "here"
+            });
+            picks.count()
+        };
+        own.replace(members(&[]));
+        assert_eq!(here(), 10, "{policy}: nobody is known");
+        let found = zoned("own", &lb, None);
+        let Discovery::Static(endpoints) = &found.config.discovery else {
+            panic!("{:?}", found.config.discovery);
+        };
+        own.replace(endpoints.clone());
+        assert_eq!(here(), 20, "{policy}");
+    }
 }

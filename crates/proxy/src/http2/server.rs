@@ -86,7 +86,10 @@ pub async fn serve(connection: Rc<Connection>, stream: Stream, early: Vec<u8>) {
         streams: Rc::new(Streams::new(&config, spelt, now)),
         watch: io.watch(),
         opened: now,
-        lifetime: lifetime(&config, &connection),
+        end: config
+            .timeouts
+            .max_connection_duration
+            .map(|most| connection.end(most)),
         served: 0,
         closing: None,
         broken: None,
@@ -120,13 +123,6 @@ pub(super) fn guards() -> Guards {
     }
 }
 
-/// `max_connection_duration`, 10 % more or less, so that the connections of a moment do not all end together.
-fn lifetime(config: &HttpProxy, connection: &Connection) -> Option<Duration> {
-    let most = config.timeouts.max_connection_duration?;
-    let jitter = (connection.worker.random() % 2001) as f64 / 10_000.0;
-    Some(most.mul_f64(0.9 + jitter))
-}
-
 /// One connection's life.
 struct Driver {
     link: Rc<Link>,
@@ -138,7 +134,8 @@ struct Driver {
     /// The version of the tables by which the connection was last allowed.
     judged: u64,
     opened: Instant,
-    lifetime: Option<Duration>,
+    /// No further request comes by it then (`max_connection_duration`).
+    end: Option<Instant>,
     served: u32,
     /// Since when the client has been told to go away.
     closing: Option<Instant>,
@@ -282,9 +279,7 @@ impl Driver {
             || self.streams.spared.get().is_some()
             || (most > 0 && self.served >= most)
             || (self.streams.active.get() == 0 && connection.is_orphaned(&view))
-            || self
-                .lifetime
-                .is_some_and(|most| now.saturating_duration_since(self.opened) >= most)
+            || self.end.is_some_and(|end| now >= end)
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -300,8 +295,7 @@ impl Driver {
                     true => self.config.timeouts.idle.map(|most| since + most),
                     false => None,
                 };
-                let end = self.lifetime.map(|most| self.opened + most);
-                idle.into_iter().chain(end).chain(head).min()
+                idle.into_iter().chain(self.end).chain(head).min()
             }
         }
     }

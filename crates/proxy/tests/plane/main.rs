@@ -1,5 +1,6 @@
 //! The data plane in this process, on loopback, from a bootstrap to bytes.
 
+mod breakers;
 mod detection;
 mod drain;
 mod floods;
@@ -13,6 +14,7 @@ mod replay;
 mod retry;
 mod routing;
 mod serving;
+mod settings;
 mod sharing;
 mod strict;
 mod trailers;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ripstop_testkit::http::Client;
 use ripstop_testkit::upstream::{Step, Upstream, response};
+use ripstop_testkit::wait;
 
 use crate::kit::{TO_A, bootstrap, client, start};
 
@@ -49,6 +50,35 @@ fn a_replay_takes_a_fresh_connection() {
     for client in &mut clients {
         assert_eq!(client.get("a", "/").status, 200);
     }
+}
+
+/// At the limit of connections a replay is given its turn, but no connection that may end like the one before.
+#[test]
+fn a_replay_that_waits_its_turn_takes_a_fresh_connection() {
+    // As above, but slowly.
+    let up = Upstream::tcp(|conversation| {
+        const MOMENT: Step = Step::Wait(Duration::from_millis(300));
+        conversation.request()?;
+        conversation.play(&MOMENT)?;
+        for step in response(200, "once") {
+            conversation.play(&step)?;
+        }
+        conversation.request()?;
+        conversation.play(&MOMENT)?;
+        conversation.play(&Step::Close)?;
+        Ok(())
+    });
+    let one = "    circuit_breakers: {thresholds: [{max_connections: 1}]}\n";
+    let running = start(&bootstrap("", TO_A, &[("a", &[up.port()], one)]), 1);
+    let (mut first, mut second) = (client(&running), client(&running));
+    assert_eq!(first.get("a", "/").status, 200);
+    // By the connection that ends; meanwhile another waits, is served by a new one, and hands that on.
+    first.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    wait::until_true(wait::GENEROUS, "it is sent", || up.requests().len() == 2);
+    second.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(second.response().unwrap().status, 200);
+    assert_eq!(first.response().unwrap().status, 200);
+    assert_eq!(up.connections(), 3);
 }
 
 /// An application that closes a connection after it was idle for so long, and counts what it was asked.

@@ -234,14 +234,8 @@ fn http2_here(cx: &mut Decoding, m: core::Http2ProtocolOptions) -> Http2 {
     });
     Http2 {
         max_concurrent_streams: or(max_concurrent_streams, envoy::HTTP2.max_concurrent_streams),
-        initial_stream_window: or(
-            initial_stream_window_size,
-            envoy::HTTP2.initial_stream_window,
-        ),
-        initial_connection_window: or(
-            initial_connection_window_size,
-            envoy::HTTP2.initial_connection_window,
-        ),
+        initial_stream_window: initial_stream_window_size.map(|v| v.value),
+        initial_connection_window: initial_connection_window_size.map(|v| v.value),
         keepalive,
         allow_connect,
         floods: FloodLimits {

@@ -465,8 +465,8 @@ pub(super) fn http2(h: &Http2) -> core::Http2ProtocolOptions {
     core::Http2ProtocolOptions {
         allow_connect: h.allow_connect,
         max_concurrent_streams: uint(h.max_concurrent_streams),
-        initial_stream_window_size: uint(h.initial_stream_window),
-        initial_connection_window_size: uint(h.initial_connection_window),
+        initial_stream_window_size: h.initial_stream_window.and_then(uint),
+        initial_connection_window_size: h.initial_connection_window.and_then(uint),
         connection_keepalive: h.keepalive.map(|k| core::KeepaliveSettings {
             interval: Some(duration(k.interval)),
             timeout: Some(duration(k.timeout)),

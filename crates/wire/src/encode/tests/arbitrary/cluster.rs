@@ -128,8 +128,8 @@ impl Entropy {
     pub(super) fn http2(&mut self) -> Http2 {
         Http2 {
             max_concurrent_streams: self.u32(),
-            initial_stream_window: self.u32(),
-            initial_connection_window: self.u32(),
+            initial_stream_window: self.optional(Self::u32),
+            initial_connection_window: self.optional(Self::u32),
             keepalive: self.optional(|e| Http2Keepalive {
                 interval: e.duration(),
                 timeout: e.duration(),
